@@ -1,0 +1,206 @@
+"""The base tree: built once with mmdebstrap, cached under its key, shared read-only by every lab."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.lab import LabError, mirror, recipe, seal
+
+#: A tree of another recipe may belong to another checkout, so it gets a day's grace.
+GRACE = 24 * 3600
+_LOCK = "in-use"
+
+#: The host's own tools, whatever pyenv or a user's ~/bin put before them.
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+#: Puts a command into namespaces of its own that end with it, and ends it with its parent: however
+#: a build or a lab is interrupted, SIGKILL included, the kernel takes all of it down.
+CONFINED = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
+    *("--propagation", "private"),
+)
+
+
+def cache() -> Path:
+    """Return the cache folder: the user's, even when the lab has made itself root."""
+    if chosen := os.environ.get("VFSD_LAB_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vfsd-lab"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, announce: str = "") -> Iterator[None]:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if announce:
+                print(announce, file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def ensure(verbose: bool = True) -> Path:
+    """Return the folder of a sound base tree, building it if need be."""
+    arch = recipe.host_architecture()
+    key = recipe.key(arch)
+    top = cache()
+    top.mkdir(parents=True, exist_ok=True)
+    folder = top / key
+    if not folder.exists():
+        reason = "it is not there yet"
+    elif not (reason := seal.fault(folder, key)):
+        return folder
+    with _locked(top / "build.lock", "lab: waiting for another build of the base tree …"):
+        if folder.exists() and not (reason := seal.fault(folder, key)):
+            return folder
+        print(f"lab: building the base tree {key}: {reason}", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        sweep(top, keep=key)
+        part = Path(tempfile.mkdtemp(prefix="building-", dir=top))
+        try:
+            _build(part, arch, Progress(started) if verbose else None)
+            seal.write(part, key)
+            if folder.exists():
+                # A lab may be running on it: put it aside, `sweep` takes it when nobody does.
+                folder.rename(top / f"stale-{part.name.removeprefix('building-')}")
+            part.rename(folder)
+        finally:
+            if part.exists():
+                remove(part)
+        sweep(top, keep=key)
+        seconds = time.monotonic() - started
+        print(f"lab: the base tree is ready after {seconds:.0f} s", file=sys.stderr, flush=True)
+    return folder
+
+
+class Progress:
+    """One line per stage, with the seconds since the beginning."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+
+    def __call__(self, stage: str) -> None:
+        """Say what begins now."""
+        seconds = time.monotonic() - self.started
+        print(f"lab: {seconds:4.0f} s  {stage}", file=sys.stderr, flush=True)
+
+
+def hold(folder: Path) -> int:
+    """Mark the tree as in use for as long as the descriptor returned stays open."""
+    fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    os.utime(folder / _LOCK)
+    return fd
+
+
+def sweep(top: Path, keep: str) -> None:
+    """Remove what no lab uses: broken trees, half-built ones, old recipes. Needs the build lock."""
+    for folder in top.iterdir():
+        if folder.is_symlink() or not folder.is_dir() or folder.name == keep:
+            continue
+        if folder.name.startswith("building-"):
+            remove(folder)
+            continue
+        lock = folder / _LOCK
+        broken = folder.name.startswith("stale-")
+        if not broken and not (folder / seal.NAME).is_file():
+            continue  # Not a tree: the wheels and the linters live here too.
+        age = time.time() - (lock if lock.exists() else folder).stat().st_mtime
+        if not broken and age < GRACE:
+            continue
+        with lock.open("a") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a tree, unless anything of the host is still mounted in it."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        inside = [line.split()[4] for line in mounts if f" {folder}/" in line]
+    if inside:
+        raise LabError(f"{inside[0]} is mounted: unmount it, then try again.")
+    shutil.rmtree(folder)
+
+
+def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> None:
+    source = mirror.find()
+    tree = part / seal.TREE
+    dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
+    options = ['APT::Install-Recommends "false";', *mirror.apt_options(dump.stdout)]
+    excluded = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"]
+    command = [
+        *CONFINED,
+        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+        f"--architectures={arch.debian}",
+        f"--include={','.join(recipe.packages(arch))}",
+        *(f"--aptopt={option}" for option in options),
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
+        "--skip=output/dev",
+        f"--customize-hook={recipe.KERNEL_HOOK}",
+        *(recipe.SUITE, str(tree)),
+        f"deb [signed-by={source.keyring}] {source.uri} {recipe.SUITE} main",
+    ]
+    network = {name: value for name, value in os.environ.items() if name.endswith("_proxy")}
+    log = part / "build.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            env={**network, **ENVIRONMENT, "KERNEL": arch.kernel},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if progress and line.startswith("I: ") and "..." in line:
+                    progress(line[3:].strip().rstrip("."))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        code = process.wait()
+    if code:
+        tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-30:])
+        raise LabError(f"mmdebstrap failed ({code}). The end of what it said:\n{tail}")
+    if progress:
+        progress("configuring")
+    _configure(tree)
+
+
+def _configure(tree: Path) -> None:
+    """Make the tree a machine: a user, its service manager, no waiting for what never comes."""
+    chroot = ["chroot", str(tree)]
+    steps = [["useradd", "-m", "-u", str(recipe.UID), "-s", "/bin/bash", recipe.USER]]
+    if "\nkvm:" in (tree / "etc/group").read_text():
+        steps.append(["usermod", "-a", "-G", "kvm", recipe.USER])
+    for step in steps:
+        subprocess.run([*chroot, *step], check=True, env=ENVIRONMENT)
+    for name, text in recipe.FILES.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+    for unit in recipe.MASKED:
+        (tree / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    # Otherwise the first boot rebuilds what the packages' own scripts have built just now.
+    for folder in ("etc", "var"):
+        (tree / folder / ".updated").touch()

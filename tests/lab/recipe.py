@@ -1,0 +1,138 @@
+"""What the base tree consists of, and the key that changes whenever that does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import dataclass
+
+from tests.lab import LabError
+
+SUITE = "trixie"
+#: Raise this when the code that builds the tree changes in a way the other inputs do not show.
+FORMAT = 1
+
+#: The user in whose service manager the tests of vfsd's user scope run.
+USER = "tester"
+UID = 1000
+HOSTNAME = "vfsd-lab"
+
+COMMON = (
+    "systemd systemd-sysv systemd-container dbus dbus-user-session libpam-systemd udev procps "
+    "polkitd libglib2.0-bin python3 python3-dbus-next python3-systemd python3-pyudev python3-click "
+    "python3-rich python3-pytest python3-pytest-asyncio python3-hypothesis virtiofsd qemu-utils "
+    "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
+    "cpio"
+)
+
+#: Whatever would wait for hardware, a network or the time of day.
+MASKED = (
+    "console-getty.service",
+    "getty.target",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "fstrim.timer",
+    "systemd-networkd-wait-online.service",
+    "systemd-timesyncd.service",
+    "systemd-udev-load-credentials.service",
+    "modprobe@configfs.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "dev-hugepages.mount",
+)
+
+#: Configuration files of the tree: path → text.
+FILES = {
+    "etc/hostname": f"{HOSTNAME}\n",
+    "etc/hosts": f"127.0.0.1 localhost {HOSTNAME}\n::1 localhost\n",
+    # An empty file is "no identity yet" without being a first boot, on which systemd would
+    # enable every unit that its presets name.
+    "etc/machine-id": "",
+    "etc/resolv.conf": "",
+    "etc/subuid": f"{USER}:100000:65536\n",
+    "etc/subgid": f"{USER}:100000:65536\n",
+    f"var/lib/systemd/linger/{USER}": "",
+    # Tests ask the journal what happened, so it may not drop a line.
+    "etc/systemd/journald.conf.d/lab.conf": (
+        "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\nRateLimitBurst=0\n"
+        "RuntimeMaxUse=512M\nForwardToConsole=no\n"
+    ),
+    # A unit that does not stop is a finding: let it show within a test's patience.
+    "etc/systemd/system.conf.d/lab.conf": "[Manager]\nDefaultTimeoutStopSec=30s\n",
+}
+
+
+#: Debian's newest kernel for guests. Unpacked, not installed: nobody boots the tree itself with it.
+#: It runs as a hook of mmdebstrap, with the tree as $1 and the meta package as $KERNEL.
+KERNEL_HOOK = """
+set -eu
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+image=$(apt-cache depends --important "$KERNEL" |
+        sed -n 's/^ *Depends: *\\(linux-image-[^ ]*\\)$/\\1/p' | head -n 1)
+test -n "$image"
+mkdir "$1/tmp/kernel"
+cd "$1/tmp/kernel"
+apt-get -q download "$image"
+dpkg-deb -x linux-image-*.deb .
+cp -a boot/. "$1/boot/"
+mkdir -p "$1/usr/lib/modules"
+for modules in lib/modules usr/lib/modules; do
+    if [ -d "$modules" ]; then cp -a "$modules/." "$1/usr/lib/modules/"; fi
+done
+cd /
+rm -rf "$1/tmp/kernel"
+for version in "$1"/usr/lib/modules/*; do
+    chroot "$1" depmod -a "${version##*/}"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The names that differ between architectures."""
+
+    debian: str
+    packages: str
+    kernel: str
+
+
+ARCHITECTURES = {
+    "amd64": Architecture("amd64", "qemu-system-x86 seabios ovmf", "linux-image-cloud-amd64"),
+    "arm64": Architecture("arm64", "qemu-system-arm qemu-efi-aarch64", "linux-image-cloud-arm64"),
+}
+
+
+def host_architecture() -> Architecture:
+    """Return the host's architecture, found by the name dpkg has for it."""
+    name = subprocess.run(
+        ["dpkg", "--print-architecture"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        raise LabError(f"The lab knows amd64 and arm64, not {name}.") from None
+
+
+def packages(arch: Architecture) -> list[str]:
+    """Every package asked for, sorted, so that the order of the list above does not matter."""
+    return sorted({*COMMON.split(), *arch.packages.split()})
+
+
+def key(arch: Architecture) -> str:
+    """A short name of the tree: equal for equal recipes, different for different ones."""
+    recipe = {
+        "format": FORMAT,
+        "suite": SUITE,
+        "architecture": arch.debian,
+        "kernel": [arch.kernel, KERNEL_HOOK],
+        "packages": packages(arch),
+        "user": [USER, UID],
+        "masked": sorted(MASKED),
+        "files": FILES,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
