@@ -130,8 +130,8 @@ def sweep(top: Path, keep: str) -> None:
 
 def remove(folder: Path) -> None:
     """Remove a tree, unless anything of the host is still mounted in it."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-        inside = [line.split()[4] for line in mounts if f" {folder}/" in line]
+    mounts = Path("/proc/self/mountinfo").read_text()
+    inside = [line.split()[4] for line in mounts.splitlines() if f" {folder}/" in line]
     if inside:
         raise LabError(f"{inside[0]} is mounted: unmount it, then try again.")
     shutil.rmtree(folder)

@@ -28,14 +28,14 @@ def own(mountinfo: str, membership: str) -> list[Path]:
         root, point = before.split()[3:5]
         kind, _, options = after.split()[:3]
         if kind == "cgroup2":
-            path = paths.get("")
+            controllers = ""
         elif kind == "cgroup" and "name=systemd" in options.split(","):
-            path = paths.get("name=systemd")
+            controllers = "name=systemd"
         else:
             continue
-        if path is None:
+        if controllers not in paths:
             continue
-        below = os.path.relpath(path, root)
+        below = os.path.relpath(paths[controllers], root)
         groups.append(Path(point) if below.startswith("..") else Path(point) / below)
     return list(dict.fromkeys(groups))
 
@@ -44,9 +44,7 @@ def create(name: str) -> list[Path]:
     """Make the lab's groups and return them."""
     groups = [
         group / name
-        for group in own(
-            Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
-        )
+        for group in own(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
     ]
     for group in groups:
         group.mkdir(exist_ok=True)
@@ -61,7 +59,7 @@ def destroy(groups: list[Path], patience: float = 5.0) -> None:
         for group in left:
             for folder, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
                     continue
                 for pid in _members(Path(folder)):
                     with contextlib.suppress(ProcessLookupError):

@@ -97,7 +97,7 @@ def _become_root(arguments: list[str]) -> NoReturn:
         *(sys.executable, "-B", "-m", "tests.lab", *arguments),
     ]
     try:
-        os.execvp(line[0], line)
+        os.execvp(line[0], line)  # noqa: S606 - no shell is wanted
     except FileNotFoundError:
         print("lab: the lab needs root: run it as root or install sudo.", file=sys.stderr)
         sys.exit(125)
@@ -121,7 +121,7 @@ def _up(options: argparse.Namespace, _command: list[str]) -> int:
 def _exec(options: argparse.Namespace, command: list[str]) -> int:
     line = machine.entering(registry.find(options.name).init, command, user=options.user)
     os.environ |= base.ENVIRONMENT
-    os.execvp(line[0], line)
+    os.execvp(line[0], line)  # noqa: S606 - no shell is wanted
 
 
 def _install(options: argparse.Namespace, _command: list[str]) -> int:
@@ -158,9 +158,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     return _throw_away(options, command, fetches)
 
 
-def _throw_away(
-    options: argparse.Namespace, command: list[str], fetches: list[tuple[str, Path]]
-) -> int:
+def _throw_away(options: argparse.Namespace, command: list[str], fetches: list[tuple[str, Path]]) -> int:
     with machine.Lab(f"run-{os.getpid()}-{secrets.token_hex(3)}") as lab:
         if not options.no_install:
             lab.install(machine.PROJECT)

@@ -16,9 +16,7 @@ from tests.lab import LabError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-_SUITE = re.compile(
-    r"(stable|testing|unstable|sid|buster|bullseye|bookworm|trixie|forky|duke)(-updates)?"
-)
+_SUITE = re.compile(r"(stable|testing|unstable|sid|buster|bullseye|bookworm|trixie|forky|duke)(-updates)?")
 _OPTION = re.compile(r"\[([^]]*)\]")
 
 
@@ -131,7 +129,7 @@ def find(etc_apt: Path = Path("/etc/apt")) -> Mirror:
     if not Path(mirror.keyring).is_file():
         raise LabError(
             f"{mirror.keyring} is missing: install the package debian-archive-keyring "
-            "(`python3 -m tests.lab.prepare` does)."
+            "(tests/lab/prepare does)."
         )
     return mirror
 

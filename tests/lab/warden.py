@@ -21,9 +21,7 @@ from tests.lab import LabError, base, cgroup, registry, seal
 BOOT_PATIENCE = 30.0
 
 
-def command(
-    name: str, tree_folder: Path, project: Path, *, leash: bool, systemd: bool
-) -> list[str]:
+def command(name: str, tree_folder: Path, project: Path, *, leash: bool, systemd: bool) -> list[str]:
     """Return the command line of a warden."""
     # Under systemd, nspawn's --keep-unit needs a unit that is ours alone: run from a terminal it
     # would otherwise take over the session's scope, and delegated, since the lab makes groups in it.
@@ -62,9 +60,7 @@ def main() -> int:
         init = _wait_for_init(keeper.pid, ends)
         if not init:
             return 1
-        registry.publish(
-            registry.Record(args.name, os.getpid(), init, str(args.project), str(args.base))
-        )
+        registry.publish(registry.Record(args.name, os.getpid(), init, str(args.project), str(args.base)))
         # Whoever started us waits for the end of our standard output, then reads the record.
         os.close(1)
         while not select.select(ends, [], [])[0]:

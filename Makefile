@@ -1,0 +1,134 @@
+# vfsd: `make help` lists what can be made.
+
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DEFAULT_GOAL = help
+.PHONY: help demo test lint bench lab-shell install uninstall clean each-file bundle
+
+DESTDIR =
+PREFIX = /usr
+BINDIR = $(PREFIX)/bin
+# Private, so that it depends on no particular version of Python.
+LIBDIR = $(PREFIX)/lib/vfsd
+SHARE = $(PREFIX)/share
+SYSTEMD = $(PREFIX)/lib/systemd
+PYTHON = python3
+# "bundled" brings the pinned qemu.qmp along, "system" uses the one that Python has anyway.
+WITH_QMP = bundled
+VFSD_LAB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/vfsd-lab
+export VFSD_LAB_CACHE
+
+LAB = $(PYTHON) -B -m tests.lab
+# What to test, and further arguments of pytest: make test TESTS=tests/unit/test_x.py ARGS='-k word -x'
+TESTS = tests
+ARGS =
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo "Variables: DESTDIR PREFIX WITH_QMP=system for install; TESTS= ARGS= for test"
+
+demo: ## Show what vfsd does, in a lab of its own
+	@tests/lab/prepare
+	@$(LAB) run -- /usr/src/vfsd/tests/lab/demo
+
+test: ## Install into a fresh lab and test there: TESTS=tests/unit/test_x.py ARGS='-k word'
+	@tests/lab/prepare
+	@$(LAB) run -- /usr/src/vfsd/tests/lab/run-tests $(ARGS) $(TESTS)
+
+lint: ## Check style and types with the pinned ruff and mypy
+	@tests/lab/prepare
+	@PYTHON=$(PYTHON) tests/lab/lint
+
+bench: ## Measure in a fresh lab; results in build/bench.json
+	@tests/lab/prepare
+	@$(LAB) run --fetch /tmp/bench.json:build/bench.json -- /usr/src/vfsd/tests/bench/run
+
+lab-shell: ## A root shell in a fresh lab with vfsd installed
+	@tests/lab/prepare
+	@$(LAB) shell
+
+clean: ## Remove what was built in this folder
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- install and uninstall walk over the same list of files, so they cannot drift apart ---
+
+# put MODE FOLDER FILE…: a file that does not exist is passed over; NAME.in becomes NAME.
+# put_as MODE TARGET FILE: the same under another name.
+define FUNCTIONS
+put_as() {
+	source=$$3; target="$(DESTDIR)$$2"
+	if [ ! -f "$$source" ] && [ -f "$$source.in" ]; then source=$$source.in; fi
+	if [ ! -f "$$source" ]; then return; fi
+	if [ "$$ACTION" = remove ]; then rm -f "$$target"; return; fi
+	case $$source in
+	*.in)
+		install -d "$${target%/*}"
+		sed -e 's|@PREFIX@|$(PREFIX)|g; s|@BINDIR@|$(BINDIR)|g; s|@LIBDIR@|$(LIBDIR)|g' \
+			-e "s|@MODULE@|$${module-}|g" "$$source" >"$$target"
+		chmod "$$1" "$$target" ;;
+	*) install -D -m "$$1" "$$source" "$$target" ;;
+	esac
+}
+put() {
+	mode=$$1; folder=$$2; shift 2
+	for file; do name=$${file##*/}; put_as "$$mode" "$$folder/$${name%.in}" "$$file"; done
+}
+endef
+export FUNCTIONS
+
+each-file:
+	@eval "$$FUNCTIONS"; shopt -s nullglob; \
+	module=vfsd.service; put_as 755 $(BINDIR)/vfsd packaging/launcher.in; \
+	module=vfsd.cli.main; put_as 755 $(BINDIR)/vfsctl packaging/launcher.in; \
+	put 644 $(SHARE)/dbus-1/interfaces dbus/*.xml; \
+	put_as 644 $(SHARE)/dbus-1/system-services/org.vfsd1.service dbus/org.vfsd1.system.service; \
+	put_as 644 $(SHARE)/dbus-1/services/org.vfsd1.service dbus/org.vfsd1.session.service; \
+	put_as 644 $(SHARE)/dbus-1/system.d/org.vfsd1.conf dbus/org.vfsd1.conf; \
+	put 644 $(SHARE)/polkit-1/actions dbus/*.policy dbus/*.policy.in; \
+	put 644 $(SYSTEMD)/system units/system/*; \
+	put 644 $(SYSTEMD)/user units/user/*; \
+	put_as 644 $(SYSTEMD)/catalog/vfsd.catalog units/vfsd.catalog; \
+	for page in packaging/man/*.[1-8] packaging/man/*.[1-8].in; do \
+		plain=$${page%.in}; put 644 $(SHARE)/man/man$${plain##*.} "$$page"; \
+	done; \
+	put_as 644 $(SHARE)/bash-completion/completions/vfsctl packaging/completions/vfsctl.bash; \
+	put_as 644 $(SHARE)/zsh/site-functions/_vfsctl packaging/completions/vfsctl.zsh; \
+	put_as 644 $(SHARE)/fish/vendor_completions.d/vfsctl.fish packaging/completions/vfsctl.fish
+
+install: ## Install below DESTDIR, under PREFIX
+	@if [ $(WITH_QMP) != system ]; then $(MAKE) --no-print-directory bundle; fi
+	@rm -rf "$(DESTDIR)$(LIBDIR)"
+	@cd "$(CURDIR)" && find vfsd -type f ! -path '*/__pycache__/*' ! -path 'vfsd/libexec/*' \
+		-exec sh -c 'for f; do install -D -m 644 "$$f" "$(DESTDIR)$(LIBDIR)/$$f"; done' sh {} +
+	@eval "$$FUNCTIONS"; shopt -s nullglob; ACTION=install; \
+		put 755 $(LIBDIR)/libexec vfsd/libexec/*
+	@ACTION=install $(MAKE) --no-print-directory each-file
+	@if [ $(WITH_QMP) != system ]; then \
+		install -d "$(DESTDIR)$(LIBDIR)/bundled"; \
+		$(PYTHON) -m zipfile -e "$(QMP_WHEEL)" "$(DESTDIR)$(LIBDIR)/bundled"; \
+		install -m 644 "$(DESTDIR)$(LIBDIR)/bundled"/*.dist-info/licenses/* \
+			"$(DESTDIR)$(LIBDIR)/bundled/qemu/qmp"; \
+		rm -r "$(DESTDIR)$(LIBDIR)/bundled"/*.dist-info; \
+	fi
+	@if [ -z "$(DESTDIR)" ]; then /usr/bin/python3 -m compileall -q "$(LIBDIR)"; fi
+
+uninstall: ## Remove what install has put there
+	@ACTION=remove $(MAKE) --no-print-directory each-file
+	rm -rf "$(DESTDIR)$(LIBDIR)"
+
+# --- the wheel of qemu.qmp: fetched once, compared with its hash each time ---
+
+REQUIREMENT = packaging/bundled-requirements.txt
+QMP_VERSION = $(shell sed -n 's/^qemu.qmp==\([0-9.]*\) .*/\1/p' $(REQUIREMENT))
+QMP_SHA256 = $(shell sed -n 's/^qemu.qmp==.*sha256://p' $(REQUIREMENT))
+QMP_WHEEL = $(VFSD_LAB_CACHE)/wheels/qemu_qmp-$(QMP_VERSION)-py3-none-any.whl
+
+bundle:
+	@verify() { echo "$(QMP_SHA256)  $(QMP_WHEEL)" | sha256sum --check --status; }; \
+	if ! { [ -f "$(QMP_WHEEL)" ] && verify; }; then \
+		rm -f "$(QMP_WHEEL)"; \
+		$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --require-hashes \
+			--dest "$(dir $(QMP_WHEEL))" --requirement $(REQUIREMENT); \
+		verify; \
+	fi
