@@ -1,0 +1,357 @@
+"""Answers method calls on a tree of objects, driven by their interface XML.
+
+A call ends in exactly one reply: a result, an error of vfsd's own by its D-Bus name, or Failed with "internal
+error" after a bug, whose traceback goes to the journal alone. Results are marshalled before the reply is chosen,
+so that a wrongly typed one can't leave the caller without an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from dbus_next import Message, MessageFlag, MessageType
+
+from vfsd.bus import interface as interfaces
+from vfsd.bus import wire
+from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.interface import Interface
+from vfsd.errors import (
+    InvalidArgs,
+    PropertyReadOnly,
+    UnknownInterface,
+    UnknownMethod,
+    UnknownObject,
+    UnknownProperty,
+    VfsdError,
+)
+
+log = logging.getLogger(__name__)
+
+_STANDARD = interfaces.parse(interfaces.STANDARD_XML)
+_OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_INTERNAL_ERROR = ("org.freedesktop.DBus.Error.Failed", "internal error; vfsd's journal has the details")
+_DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
+
+Refused = Callable[[str, str, str], None]
+"""Told of each call that ended in an error of vfsd's own: object path, member, message."""
+
+
+class BusObject(Protocol):
+    """What the dispatcher shows at a path."""
+
+    path: str
+    interface: Interface
+
+    def values(self) -> dict[str, wire.PropertyValue]:
+        """All properties."""
+
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
+        """Carry out a method whose arguments have the right types."""
+
+    async def set(self, name: str, value: wire.PropertyValue) -> None:
+        """Set a writable property to a value of the right type."""
+
+
+class _Node:
+    """An object and its marshalled properties, each made again only when its value changed."""
+
+    def __init__(self, shown: BusObject) -> None:
+        self.shown = shown
+        self._values: dict[str, wire.PropertyValue] = {}
+        self._entries: dict[str, bytes] = {}
+        self._whole: bytes | None = None
+        self.refresh()
+
+    def refresh(self) -> list[str]:
+        """Marshal what changed; returns the names of the changed properties."""
+        changed = []
+        for name, value in self.shown.values().items():
+            if self._values.get(name) != value:
+                self._values[name] = value
+                self._entries[name] = wire.property_entry(name, value)
+                changed.append(name)
+        if changed:
+            self._whole = None
+        return changed
+
+    def value(self, name: str) -> wire.PropertyValue:
+        return self._values[name]
+
+    def entries(self, names: Iterable[str] | None = None) -> Iterable[bytes]:
+        """Entries of `a{sv}`: all, or those of some properties."""
+        return self._entries.values() if names is None else [self._entries[name] for name in names]
+
+    def whole(self) -> bytes:
+        """The entry of `a{oa{sa{sv}}}`."""
+        if self._whole is None:
+            own = wire.interface_entry(self.shown.interface.name, self._entries.values())
+            self._whole = wire.object_entry(self.shown.path, [own])
+        return self._whole
+
+
+class Dispatcher:
+    """The objects of one service on one connection."""
+
+    def __init__(self, connection: Connection, root: BusObject, refused: Refused) -> None:
+        self._connection = connection
+        self._root = root.path
+        self._nodes = {root.path: _Node(root)}
+        self._children: dict[str, set[str]] = {}
+        self._add_path(root.path)
+        self._refused = refused
+        self._tasks: set[asyncio.Task[None]] = set()
+        connection.on_call = self._on_call
+
+    # the tree
+
+    def add(self, shown: BusObject, *, announce: bool = True) -> None:
+        """Show an object, and tell everybody."""
+        node = self._nodes[shown.path] = _Node(shown)
+        self._add_path(shown.path)
+        if announce:
+            self._signal(self._root, _OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", node.whole())
+
+    def add_folder(self, path: str) -> None:
+        """Show a path that has no object of its own, even while nothing is below it."""
+        self._add_path(path)
+        self._children.setdefault(path, set())
+
+    def remove(self, path: str) -> None:
+        """Stop showing an object, and tell everybody."""
+        node = self._nodes.pop(path, None)
+        if node is None:
+            return
+        parent, _, last = path.rpartition("/")
+        self._children.get(parent, set()).discard(last)
+        body = wire.marshal("oas", [path, [node.shown.interface.name]])
+        self._signal(self._root, _OBJECT_MANAGER, "InterfacesRemoved", "oas", body)
+
+    def changed(self, path: str) -> None:
+        """Tell everybody what changed of an object, if anything did and it is shown."""
+        node = self._nodes.get(path)
+        if node is None:
+            return
+        own = node.shown.interface
+        told = [name for name in node.refresh() if own.properties[name].emits]
+        if told:
+            body = wire.changed_body(own.name, node.entries(told))
+            self._signal(path, _PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+
+    def signal(self, path: str, member: str, *arguments: Any) -> None:
+        """Send a signal of an object's own interface, if the object is shown."""
+        node = self._nodes.get(path)
+        if node is not None:
+            own = node.shown.interface
+            signature = own.signals[member]
+            self._signal(path, own.name, member, signature, wire.marshal(signature, list(arguments)))
+
+    async def close(self) -> None:
+        """Cancel the calls that are being carried out; each is answered with an error."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _add_path(self, path: str) -> None:
+        while path != "/":
+            parent, _, last = path.rpartition("/")
+            self._children.setdefault(parent or "/", set()).add(last)
+            path = parent or "/"
+
+    def _signal(self, path: str, interface: str, member: str, signature: str, body: bytes) -> None:
+        message = wire.RawMessage(
+            body,
+            message_type=MessageType.SIGNAL,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+        )
+        self._connection.send_now(message)
+
+    # calls
+
+    def _on_call(self, message: Message) -> None:
+        try:
+            signature, body = self._answer_at_once(message)
+        except _NeedsTask as needed:
+            task = asyncio.get_running_loop().create_task(self._carry_out(message, needed.node, needed.gives))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        except VfsdError as error:
+            self._reply_error(message, error)
+        except Exception:
+            self._reply_bug(message)
+        else:
+            self._reply(message, signature, body)
+
+    def _answer_at_once(self, message: Message) -> tuple[str, bytes]:
+        """The reply to a call that needs no waiting; raises _NeedsTask for the others."""
+        interface = self._interface_of(message)
+        method = interface.methods.get(message.member)
+        if method is None:
+            raise UnknownMethod(f'"{interface.name}" has no method "{message.member}"')
+        if message.signature != method.takes:
+            raise InvalidArgs(
+                f'{message.member} takes arguments of type "{method.takes}", not "{message.signature}"'
+            )
+        match interface.name.rpartition(".")[2], message.member:
+            case "Introspectable", _:
+                return "s", wire.marshal("s", [self._introspect(message.path)])
+            case "Peer", "Ping":
+                return "", b""
+            case "Peer", _:
+                machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+                return "s", wire.marshal("s", [machine_id])
+            case "ObjectManager", _:
+                shown = (node.whole() for path, node in self._nodes.items() if path != self._root)
+                return method.gives, wire.array_body(shown)
+            case "Properties", "Get":
+                return "v", self._get(message)
+            case "Properties", "GetAll":
+                return "a{sv}", wire.array_body(self._node(message.path, message.body[0]).entries())
+        raise _NeedsTask(self._nodes[message.path], method.gives)
+
+    def _interface_of(self, message: Message) -> Interface:
+        """The interface that a call means: named, or the one that has the member."""
+        node = self._nodes.get(message.path)
+        if node is None and message.path not in self._children:
+            raise UnknownObject(f'there is no object "{message.path}"; GetManagedObjects tells which there are')
+        own = [] if node is None else [node.shown.interface]
+        all_of_them = [*own, *self._standard(message.path)]
+        if message.interface is None:
+            return next((i for i in all_of_them if message.member in i.methods), all_of_them[0])
+        found = next((i for i in all_of_them if i.name == message.interface), None)
+        if found is None:
+            raise UnknownInterface(f'"{message.path}" has no interface "{message.interface}"')
+        return found
+
+    def _standard(self, path: str) -> list[Interface]:
+        """The standard interfaces of a path."""
+        names = ["Introspectable", "Peer"]
+        if path in self._nodes:
+            names.append("Properties")
+        if path == self._root:
+            names.append("ObjectManager")
+        return [_STANDARD[f"org.freedesktop.DBus.{name}"] for name in names]
+
+    def _node(self, path: str, interface: str) -> _Node:
+        """The node of a path, of which the caller asks one interface's properties."""
+        node = self._nodes[path]
+        if interface not in ("", node.shown.interface.name):
+            if interface in (other.name for other in self._standard(path)):
+                return _Node(_Empty(path, _STANDARD[interface]))
+            raise UnknownInterface(f'"{path}" has no interface "{interface}"')
+        return node
+
+    def _get(self, message: Message) -> bytes:
+        interface, name = message.body
+        node = self._node(message.path, interface)
+        if name not in node.shown.interface.properties:
+            raise UnknownProperty(f'"{node.shown.interface.name}" has no property "{name}"')
+        return wire.marshal_variant(node.value(name))
+
+    async def _carry_out(self, message: Message, node: _Node, gives: str) -> None:
+        try:
+            if message.interface == _PROPERTIES or (message.interface is None and message.member == "Set"):
+                body = await self._set(message)
+            else:
+                body = await node.shown.call(message.member, message.body, message.sender)
+            raw = wire.marshal(gives, body)
+        except VfsdError as error:
+            self._reply_error(message, error)
+        except asyncio.CancelledError:
+            self._reply_error(message, VfsdError("vfsd is going down; call again"))
+            raise
+        except CallError as error:
+            log.warning("A call was not answered: %s", error)
+            self._reply_error(message, VfsdError("another service did not answer; vfsd's journal has the details"))
+        except OSError as error:
+            log.exception("%s failed", message.member)
+            text = f"{message.member} failed: {error.strerror or error}; vfsd's journal has the details"
+            self._reply_error(message, VfsdError(text))
+        except Exception:
+            self._reply_bug(message)
+        else:
+            self._reply(message, gives, raw)
+
+    async def _set(self, message: Message) -> list[Any]:
+        interface, name, value = message.body
+        node = self._node(message.path, interface)
+        known = node.shown.interface.properties.get(name)
+        if known is None:
+            raise UnknownProperty(f'"{node.shown.interface.name}" has no property "{name}"')
+        if not known.writable:
+            raise PropertyReadOnly(f'property "{name}" can only be read')
+        if value.signature != known.signature:
+            raise InvalidArgs(f'{name} has type "{known.signature}", not "{value.signature}"')
+        await node.shown.set(name, (value.signature, value.value))
+        return []
+
+    def _introspect(self, path: str) -> str:
+        node = self._nodes.get(path)
+        own = [] if node is None else [node.shown.interface.xml]
+        shown = [*own, *(interface.xml for interface in self._standard(path))]
+        children = [f'<node name="{child}"/>' for child in sorted(self._children.get(path, ()))]
+        return "\n".join([f"{_DOCTYPE}<node>", *shown, *children, "</node>"])
+
+    # replies
+
+    def _reply(self, message: Message, signature: str, body: bytes) -> None:
+        self._send(
+            message,
+            body,
+            message_type=MessageType.METHOD_RETURN,
+            signature=signature,
+        )
+
+    def _reply_error(self, message: Message, error: VfsdError) -> None:
+        self._refused(message.path, message.member, str(error))
+        self._send_error(message, error.dbus_name, str(error))
+
+    def _reply_bug(self, message: Message) -> None:
+        log.exception("A bug in vfsd: %s of %s failed", message.member, message.path)
+        self._send_error(message, *_INTERNAL_ERROR)
+
+    def _send_error(self, message: Message, name: str, text: str) -> None:
+        body = wire.marshal("s", [text])
+        self._send(message, body, message_type=MessageType.ERROR, error_name=name, signature="s")
+
+    def _send(self, message: Message, body: bytes, **fields: Any) -> None:
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            reply = wire.RawMessage(body, destination=message.sender, reply_serial=message.serial, **fields)
+            self._connection.send_now(reply)
+
+
+class _NeedsTask(Exception):
+    """The call has to wait for something."""
+
+    def __init__(self, node: _Node, gives: str) -> None:
+        super().__init__()
+        self.node = node
+        self.gives = gives
+
+
+class _Empty:
+    """A standard interface, which has no properties."""
+
+    def __init__(self, path: str, interface: Interface) -> None:
+        self.path = path
+        self.interface = interface
+
+    def values(self) -> dict[str, wire.PropertyValue]:
+        return {}
+
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
+        raise UnknownMethod(f'"{self.interface.name}" has no method "{member}"')
+
+    async def set(self, name: str, value: wire.PropertyValue) -> None:
+        raise UnknownProperty(f'"{self.interface.name}" has no property "{name}"')

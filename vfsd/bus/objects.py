@@ -1,0 +1,274 @@
+"""vfsd's objects on the bus. They translate, and hold no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dbus_next import Variant
+
+import vfsd
+from vfsd import names
+from vfsd.bus.connection import Connection
+from vfsd.bus.dispatcher import Dispatcher
+from vfsd.bus.interface import Interface
+from vfsd.bus.wire import PropertyValue
+from vfsd.context import Context
+from vfsd.errors import NotSupported
+from vfsd.machine import Machine
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
+from vfsd.registry import Registry
+from vfsd.share import Share
+
+if TYPE_CHECKING:
+    from vfsd.context import Thing
+
+Handler = Callable[..., Awaitable[list[Any] | None]]
+
+
+def typed(options: Mapping[str, Variant]) -> dict[str, tuple[str, Any]]:
+    """Options as the domain takes them: signature and value by name, nested ones too."""
+    return {name: (value.signature, _plain(value.value)) for name, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value without D-Bus's variants: a dictionary of them becomes one of (signature, value)."""
+    if isinstance(value, dict):
+        return typed(value) if all(isinstance(item, Variant) for item in value.values()) else value
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def path_of(thing: Thing) -> str:
+    """Where an object is shown."""
+    return names.share_path(thing.name) if isinstance(thing, Share) else names.machine_path(thing.name)
+
+
+class ShareObject:
+    """A share on the bus."""
+
+    def __init__(self, interface: Interface, registry: Registry, share: Share) -> None:
+        self.interface = interface
+        self.path = names.share_path(share.name)
+        self._share = share
+        self._methods: dict[str, Handler] = {
+            "Start": share.start,
+            "Stop": share.stop,
+            "Remove": lambda: registry.remove_share(share),
+        }
+
+    def values(self) -> dict[str, PropertyValue]:
+        share = self._share
+        machine = names.machine_path(share.machine.name) if share.machine else "/"
+        return {
+            "Name": ("s", share.name),
+            "State": ("s", share.state.value),
+            "Reason": ("s", share.reason),
+            "Source": ("s", share.spec.source),
+            "SocketPath": ("s", str(share.socket_path)),
+            "SocketUnit": ("s", share.socket_unit),
+            "ServiceUnit": ("s", share.service_unit),
+            "Machine": ("o", machine),
+            "Owner": ("u", share.owner),
+            "MainPID": ("u", share.main_pid),
+            "Restarts": ("u", share.restarts),
+            "StateChangedUSec": ("t", share.state_changed_usec),
+            "Persistent": ("b", share.spec.persistent),
+            **{name: (option.signature, option.to_dbus(share.spec)) for name, option in SHARE_OPTIONS.items()},
+        }
+
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
+        return await self._methods[member](*arguments) or []
+
+    async def set(self, name: str, value: PropertyValue) -> None:
+        await self._share.set_option(name, *value)
+
+
+class MachineObject:
+    """A machine on the bus."""
+
+    def __init__(self, interface: Interface, registry: Registry, machine: Machine) -> None:
+        self.interface = interface
+        self.path = names.machine_path(machine.name)
+        self._machine = machine
+        self._methods: dict[str, Handler] = {
+            "Start": machine.start,
+            "Shutdown": machine.shutdown,
+            "Kill": machine.kill,
+            "Pause": machine.pause,
+            "Resume": machine.resume,
+            "Reset": machine.reset,
+            "Remove": lambda: registry.remove_machine(machine),
+            "AttachShare": lambda share, options: registry.attach_share(machine, share, typed(options)),
+            "DetachShare": lambda share: registry.detach_share(machine, share),
+            "OpenConsole": self._later("OpenConsole", "connect to ConsolePath"),
+            "Refresh": self._later("Refresh", "shut the machine down and start it again"),
+        }
+
+    def values(self) -> dict[str, PropertyValue]:
+        machine = self._machine
+        return {
+            "Name": ("s", machine.name),
+            "State": ("s", machine.state.value),
+            "Reason": ("s", machine.reason),
+            "Unit": ("s", machine.unit),
+            "Slice": ("s", machine.slice),
+            "Owner": ("u", machine.owner),
+            "MainPID": ("u", machine.main_pid),
+            "Shares": ("ao", [names.share_path(share.name) for share in machine.shares]),
+            "Degraded": ("b", machine.degraded),
+            "GuestReady": ("b", False),
+            "GuestSystem": ("s", ""),
+            "ConsolePath": ("s", machine.console_path),
+            "DisplayPath": ("s", machine.display_path),
+            "AcceleratorInUse": ("s", machine.accelerator),
+            "StateChangedUSec": ("t", machine.state_changed_usec),
+            "Persistent": ("b", machine.spec.persistent),
+            **{name: (option.signature, option.to_dbus(machine.spec)) for name, option in MACHINE_OPTIONS.items()},
+        }
+
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
+        return await self._methods[member](*arguments) or []
+
+    async def set(self, name: str, value: PropertyValue) -> None:
+        await self._machine.set_option(name, *value)
+
+    @staticmethod
+    def _later(member: str, remedy: str) -> Handler:
+        async def refuse() -> None:
+            raise NotSupported(f"{member} comes with a later version; {remedy}")
+
+        return refuse
+
+
+class ManagerObject:
+    """The root object."""
+
+    path = names.ROOT_PATH
+
+    def __init__(
+        self, interface: Interface, context: Context, registry: Registry, connection: Connection
+    ) -> None:
+        self.interface = interface
+        self._context = context
+        self._registry = registry
+        self._connection = connection
+        self._checking = asyncio.Lock()
+        self._methods: dict[str, Handler] = {
+            "CreateShare": self._create_share,
+            "CreateMachine": self._create_machine,
+            "GetShare": self._get_share,
+            "GetMachine": self._get_machine,
+            "ListShares": self._list_shares,
+            "ListMachines": self._list_machines,
+            "StartMachine": self._start_machine,
+            "ShutdownMachine": self._shutdown_machine,
+            "KillMachine": self._kill_machine,
+            "RemoveShare": self._remove_share,
+            "RemoveMachine": self._remove_machine,
+            "Check": self._check,
+            "Reload": self._reload,
+        }
+
+    def values(self) -> dict[str, PropertyValue]:
+        versions = self._context.host.versions
+        return {
+            "Version": ("s", vfsd.__version__),
+            "QemuVersion": ("s", versions.qemu),
+            "VirtiofsdVersion": ("s", versions.virtiofsd),
+            "Scope": ("s", self._context.scope.value),
+        }
+
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
+        if member in ("CreateShare", "CreateMachine"):
+            arguments = [*arguments, await self._owner(sender)]
+        return await self._methods[member](*arguments) or []
+
+    async def set(self, name: str, value: PropertyValue) -> None:  # noqa: ARG002
+        raise NotSupported(f"{name} can't be set")
+
+    async def _owner(self, sender: str) -> int:
+        if self._context.scope is names.Scope.USER:
+            return os.getuid()
+        [uid] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
+        return int(uid)
+
+    async def _create_share(self, name: str, source: str, options: dict[str, Variant], owner: int) -> list[Any]:
+        share = await self._registry.create_share(name, source, typed(options), owner)
+        return [path_of(share)]
+
+    async def _create_machine(self, name: str, options: dict[str, Variant], owner: int) -> list[Any]:
+        machine = await self._registry.create_machine(name, typed(options), owner)
+        return [path_of(machine)]
+
+    async def _get_share(self, name: str) -> list[Any]:
+        return [path_of(self._registry.share(name))]
+
+    async def _get_machine(self, name: str) -> list[Any]:
+        return [path_of(self._registry.machine(name))]
+
+    async def _list_shares(self) -> list[Any]:
+        shares = sorted(self._registry.shares.items())
+        return [[[name, share.state.value, share.spec.source, path_of(share)] for name, share in shares]]
+
+    async def _list_machines(self) -> list[Any]:
+        machines = sorted(self._registry.machines.items())
+        return [[[name, machine.state.value, path_of(machine)] for name, machine in machines]]
+
+    async def _start_machine(self, name: str) -> None:
+        await self._registry.machine(name).start()
+
+    async def _shutdown_machine(self, name: str) -> None:
+        await self._registry.machine(name).shutdown(0)
+
+    async def _kill_machine(self, name: str) -> None:
+        await self._registry.machine(name).kill()
+
+    async def _remove_share(self, name: str) -> None:
+        await self._registry.remove_share(self._registry.share(name))
+
+    async def _remove_machine(self, name: str) -> None:
+        await self._registry.remove_machine(self._registry.machine(name))
+
+    async def _check(self) -> list[Any]:
+        from vfsd.prerequisites import run_checks  # noqa: PLC0415  # not needed to come up
+
+        async with self._checking:
+            results = await asyncio.to_thread(run_checks, self._context.scope.value)
+        return [[[r.id, r.status.value, r.found, r.required, r.remedy] for r in results]]
+
+    async def _reload(self) -> None:
+        await self._registry.reload()
+
+
+class BusView:
+    """Shows a registry on the bus; a listener of the context."""
+
+    def __init__(
+        self, interfaces: Mapping[str, Interface], dispatcher: Dispatcher, registry: Registry
+    ) -> None:
+        self._interfaces = interfaces
+        self._dispatcher = dispatcher
+        self._registry = registry
+        dispatcher.add_folder(names.SHARE_ROOT)
+        dispatcher.add_folder(names.MACHINE_ROOT)
+        for thing in (*registry.shares.values(), *registry.machines.values()):
+            dispatcher.add(self._object(thing), announce=False)
+
+    def added(self, thing: Thing) -> None:
+        self._dispatcher.add(self._object(thing))
+
+    def removed(self, thing: Thing) -> None:
+        self._dispatcher.remove(path_of(thing))
+
+    def changed(self, thing: Thing) -> None:
+        self._dispatcher.changed(path_of(thing))
+
+    def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
+        self._dispatcher.signal(path_of(thing), "StateChanged", str(old), str(new), reason)
+
+    def _object(self, thing: Thing) -> ShareObject | MachineObject:
+        if isinstance(thing, Share):
+            return ShareObject(self._interfaces[names.SHARE_INTERFACE], self._registry, thing)
+        return MachineObject(self._interfaces[names.MACHINE_INTERFACE], self._registry, thing)

@@ -1,0 +1,135 @@
+"""D-Bus bodies as bytes that are made once and kept.
+
+Dictionary entries and structures are aligned to 8 bytes and nothing in them needs more, so an entry that was
+marshalled at an offset divisible by 8 is valid at every such offset (D-Bus specification, "Marshaling"). Thus one
+property, one interface of an object and one object among many are each kept as bytes, and a reply is these put
+together; when one property changes, one entry is made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from dbus_next import Message, Variant
+from dbus_next._private.marshaller import Marshaller
+
+PropertyValue = tuple[str, Any]
+"""Signature and value."""
+
+
+def marshal(signature: str, body: list[Any]) -> bytes:
+    """A body as bytes. :raise Exception: the body does not match the signature."""
+    return bytes(Marshaller(signature, body).marshall())
+
+
+def _pad(buffer: bytearray, alignment: int) -> None:
+    buffer.extend(bytes(-len(buffer) % alignment))
+
+
+def _string(buffer: bytearray, text: str) -> None:
+    raw = text.encode()
+    _pad(buffer, 4)
+    buffer += struct.pack("<I", len(raw)) + raw + b"\0"
+
+
+def _array(buffer: bytearray, entries: Iterable[bytes]) -> None:
+    """Append an array of entries that are aligned to 8 bytes each."""
+    _pad(buffer, 4)
+    position = len(buffer)
+    buffer += b"\0\0\0\0"
+    _pad(buffer, 8)
+    start = len(buffer)
+    for entry in entries:
+        _pad(buffer, 8)
+        buffer += entry
+    struct.pack_into("<I", buffer, position, len(buffer) - start)
+
+
+def property_entry(name: str, value: PropertyValue) -> bytes:
+    """One entry of an `a{sv}`."""
+    signature, content = value
+    return _property_entry(name, signature, tuple(content) if isinstance(content, list) else content)
+
+
+@functools.lru_cache(maxsize=4096)
+def _property_entry(name: str, signature: str, content: Any) -> bytes:
+    """Kept, since most properties of most objects have their default."""
+    plain = list(content) if isinstance(content, tuple) else content
+    # an array's length takes 4 bytes, and 4 more align its first entry
+    return marshal("a{sv}", [{name: Variant(signature, plain)}])[8:]
+
+
+def marshal_variant(value: PropertyValue) -> bytes:
+    """A body that is one variant."""
+    return marshal("v", [Variant(*value)])
+
+
+def interface_entry(interface: str, properties: Iterable[bytes]) -> bytes:
+    """One entry of an `a{sa{sv}}`."""
+    buffer = bytearray()
+    _string(buffer, interface)
+    _array(buffer, properties)
+    return bytes(buffer)
+
+
+def object_entry(path: str, interfaces: Iterable[bytes]) -> bytes:
+    """One entry of an `a{oa{sa{sv}}}`, and the body of InterfacesAdded too."""
+    return interface_entry(path, interfaces)
+
+
+def array_body(entries: Iterable[bytes]) -> bytes:
+    """A body that is one array of entries: `a{sv}`, `a{oa{sa{sv}}}`."""
+    buffer = bytearray()
+    _array(buffer, entries)
+    return bytes(buffer)
+
+
+def changed_body(interface: str, properties: Iterable[bytes]) -> bytes:
+    """The body of PropertiesChanged, `sa{sv}as`, nothing only invalidated."""
+    buffer = bytearray()
+    _string(buffer, interface)
+    _array(buffer, properties)
+    _pad(buffer, 4)
+    buffer += b"\0\0\0\0"
+    return bytes(buffer)
+
+
+class RawMessage(Message):  # type: ignore[misc]  # dbus-next has no types
+    """A message whose body is bytes already."""
+
+    def __init__(self, raw_body: bytes, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._raw_body = raw_body
+
+    def _marshall(self, negotiate_unix_fd: bool = False) -> bytes:  # noqa: FBT001, FBT002, ARG002
+        header = bytearray(struct.pack("<BBBBII", ord("l"), self.message_type.value, self.flags.value, 1,
+                                       len(self._raw_body), self.serial))
+        _array(header, self._fields())
+        _pad(header, 8)
+        return bytes(header) + self._raw_body
+
+    def _fields(self) -> Iterable[bytes]:
+        strings = (
+            (1, "o", self.path),
+            (2, "s", self.interface),
+            (3, "s", self.member),
+            (4, "s", self.error_name),
+            (6, "s", self.destination),
+        )
+        for code, signature, value in strings:
+            if value:
+                yield bytes((code, 1)) + signature.encode() + b"\0" + self._field_string(value)
+        if self.reply_serial:
+            yield bytes((5, 1)) + b"u\0" + struct.pack("<I", self.reply_serial)
+        if self.signature:
+            raw = self.signature.encode()
+            yield bytes((8, 1)) + b"g\0" + bytes((len(raw),)) + raw + b"\0"
+
+    @staticmethod
+    def _field_string(value: str) -> bytes:
+        buffer = bytearray()
+        _string(buffer, value)
+        return bytes(buffer)
