@@ -1,0 +1,151 @@
+"""What a machine is about to be started with: everything checked, every file in place, every unit described."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfsd import commands, power_off, units
+from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
+from vfsd.context import Context
+from vfsd.errors import InvalidArgs, PrerequisiteMissing
+from vfsd.model import Firmware
+from vfsd.share import Share
+from vfsd.units import CONSOLE_FD, FIRST_SHARE_FD, MONITOR_FD, STOP_MONITOR_FD, Unit
+
+if TYPE_CHECKING:
+    from vfsd.binaries import QemuBinary
+    from vfsd.machine import Machine
+
+OPEN_FILE_SINCE = 253
+"""systemd's version that has OpenFile= (systemd.service(5))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One call to systemd, and what will be in use once it was made."""
+
+    unit: Unit
+    aux: list[Unit]
+    accelerator: str
+    console: bool
+    """Whether the console has a socket."""
+
+
+async def prepare(context: Context, machine: Machine) -> Launch:
+    """Check and set up all that the machine needs; starts nothing.
+
+    :raise InvalidArgs: there is nothing to boot, or a file that it names can't be used.
+    :raise SourceNotFound, PrerequisiteMissing, NotSupported: something is missing.
+    """
+    spec = machine.spec
+    if not spec.boots:
+        raise InvalidArgs(f'machine "{spec.name}" has nothing to boot; set Kernel, Image or Builtin')
+    qemu = await context.host.qemu()
+    accelerator = await context.host.accelerator(spec.accelerator)
+    share_units = [unit for share in machine.shares for unit in await share.units(spec.name)]
+    paths = context.paths.machine(spec.name)
+    paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    open_files = context.supervisor.version >= OPEN_FILE_SINCE
+    plan = QemuPlan(
+        binary=str(qemu.path),
+        architecture=MachineArchitecture.of(qemu.arch),
+        accelerator=accelerator,
+        boot=await _boot(context, machine, qemu),
+        shares=_devices(context, machine.shares, open_files=open_files),
+        monitor_fd=MONITOR_FD,
+        stop_monitor_fd=STOP_MONITOR_FD,
+        console_fd=CONSOLE_FD if qemu.chardev_hub else None,
+        display=paths.display,
+    )
+    stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
+    unit, aux = units.machine_units(
+        spec,
+        commands.qemu_arguments(spec, plan),
+        stop,
+        [share.name for share in machine.shares],
+        context.scope,
+        context.paths,
+        open_files=open_files,
+    )
+    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub)
+
+
+def _devices(context: Context, shares: list[Share], *, open_files: bool) -> list[ShareDevice]:
+    return [
+        ShareDevice(
+            tag=share.spec.tag,
+            fd=FIRST_SHARE_FD + number if open_files else None,
+            path=context.paths.share_socket(share.name),
+        )
+        for number, share in enumerate(shares)
+    ]
+
+
+async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
+    spec = machine.spec
+    console = MachineArchitecture.of(qemu.arch).console
+    if spec.builtin:
+        return await _builtin(context, machine, console)
+    paths = context.paths.machine(spec.name)
+    uefi = None
+    if spec.firmware is Firmware.UEFI:
+        folder = context.paths.state / "machine" / spec.name if spec.persistent else paths.folder
+        uefi = await context.host.uefi(folder / "uefi-variables.fd")
+    kernel = initrd = image = None
+    arguments, image_format = "", "raw"
+    if spec.kernel:
+        kernel = _link(paths.link("kernel"), "kernel", spec.kernel, spec.name)
+        initrd = _link(paths.link("initrd"), "initrd", spec.initrd, spec.name) if spec.initrd else None
+        root = _root_share(machine)
+        arguments = commands.kernel_arguments(
+            spec, console, root.spec.tag if root else "", root_read_only=bool(root and root.spec.read_only)
+        )
+    elif spec.root_share:
+        raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
+    if spec.image:
+        image = _link(paths.link("image"), "image", spec.image, spec.name)
+        image_format = await context.host.image_format(image)
+    return Boot(kernel, initrd, arguments, image, image_format, uefi)
+
+
+async def _builtin(context: Context, machine: Machine, console: str) -> Boot:
+    from vfsd.guest import builtin  # noqa: PLC0415  # most machines never need it
+
+    mounts = [
+        builtin.Mount(share.spec.tag, share.spec.mount_point, share.spec.read_only) for share in machine.shares
+    ]
+    try:
+        kernel = await asyncio.to_thread(builtin.find_kernel)
+        guest = await asyncio.to_thread(builtin.build, kernel, context.paths.builtin)
+        arguments = builtin.kernel_arguments(mounts, console=console)
+    except builtin.GuestUnavailable as error:
+        raise PrerequisiteMissing(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
+    if machine.spec.append:
+        arguments = [*arguments, machine.spec.append]
+    return Boot(guest.kernel, guest.initrd, " ".join(arguments))
+
+
+def _root_share(machine: Machine) -> Share | None:
+    wanted = machine.spec.root_share
+    if not wanted:
+        return None
+    by_tag = (share for share in machine.shares if share.spec.tag == wanted)
+    by_name = (share for share in machine.shares if share.name == wanted)
+    root = next(by_tag, None) or next(by_name, None)
+    if root is None:
+        raise InvalidArgs(f'machine "{machine.name}" has no share "{wanted}" to boot from; attach it, or name another')
+    return root
+
+
+def _link(link: Path, what: str, target: str, name: str) -> Path:
+    """Make a link to a file of the user's, under a name that units may hold."""
+    if not os.access(target, os.R_OK) or Path(target).is_dir():
+        raise InvalidArgs(f'"{target}", the {what} of machine "{name}", is no file that can be read; name another')
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return link

@@ -1,0 +1,96 @@
+"""What every share and machine works with: the outside systems, and who is told of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vfsd.journal import Journal
+from vfsd.names import Scope
+from vfsd.paths import Paths
+from vfsd.store import Store
+from vfsd.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from vfsd.host import Host
+    from vfsd.machine import Machine
+    from vfsd.share import Share
+
+    Thing = Share | Machine
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Is told of what happens, in order."""
+
+    def added(self, thing: Thing) -> None:
+        """A share or machine came into being."""
+
+    def removed(self, thing: Thing) -> None:
+        """A share or machine is gone."""
+
+    def changed(self, thing: Thing) -> None:
+        """Properties may have changed."""
+
+    def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
+        """The state changed; told after changed()."""
+
+
+@dataclass
+class Context:
+    """Shared by all shares and machines of one vfsd."""
+
+    scope: Scope
+    paths: Paths
+    supervisor: Supervisor
+    store: Store
+    journal: Journal
+    host: Host
+    listeners: list[Listener] = field(default_factory=list)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work in the background; it is cancelled when vfsd ends. A bug in it goes to the journal."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("Background work failed", exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel what runs in the background and wait for its end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def added(self, thing: Thing) -> None:
+        for listener in self.listeners:
+            listener.added(thing)
+
+    def removed(self, thing: Thing) -> None:
+        for listener in self.listeners:
+            listener.removed(thing)
+
+    def changed(self, thing: Thing) -> None:
+        for listener in self.listeners:
+            listener.changed(thing)
+
+    def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
+        for listener in self.listeners:
+            listener.changed(thing)
+            listener.state_changed(thing, old, new, reason)
+
+
+def now_usec() -> int:
+    """µs since the epoch (CLOCK_REALTIME)."""
+    return time.time_ns() // 1000

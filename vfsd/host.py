@@ -1,0 +1,140 @@
+"""What this host offers: binaries, KVM, firmware, the built-in guest. Asked in a thread, since the answers block."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from vfsd.binaries import QemuBinary, VirtiofsdBinary
+from vfsd.commands import UefiFirmware
+from vfsd.discovery import BinaryNotFound, find_qemu, find_virtiofsd
+from vfsd.errors import PrerequisiteMissing
+from vfsd.kvm import KvmVerdict, kvm_works
+from vfsd.paths import Paths
+
+_FIRMWARE_FOLDERS = (Path("/etc/qemu/firmware"), Path("/usr/local/share/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Of the binaries that the next machine and share run; "" where there is none."""
+
+    qemu: str = ""
+    virtiofsd: str = ""
+
+
+class Host:
+    """Answers for one vfsd. :raise PrerequisiteMissing: by each question whose answer is "nothing"."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._kvm: KvmVerdict | None = None
+        self._kvm_asked = asyncio.Lock()
+        self.versions = Versions()
+        self.on_versions: Callable[[], None] = lambda: None
+
+    async def qemu(self) -> QemuBinary:
+        """The QEMU to run."""
+        binary = await self._find(find_qemu)
+        if not binary.vhost_user_fs:
+            raise PrerequisiteMissing(f"QEMU {binary.version_text} has no vhost-user-fs-pci; install a full QEMU ≥ 4.2")
+        self._learn(Versions(binary.version_text, self.versions.virtiofsd))
+        return binary
+
+    async def virtiofsd(self) -> VirtiofsdBinary:
+        """The virtiofsd to run."""
+        binary = await self._find(find_virtiofsd)
+        self._learn(Versions(self.versions.qemu, binary.version_text))
+        return binary
+
+    async def learn_versions(self) -> None:
+        """Ask for both binaries, so that their versions are known."""
+        for ask in (self.qemu, self.virtiofsd):
+            try:
+                await ask()
+            except PrerequisiteMissing:
+                continue
+
+    async def accelerator(self, wanted: str) -> str:
+        """kvm or tcg, for a machine that wants auto, kvm or tcg.
+
+        :raise PrerequisiteMissing: kvm is wanted and no guest runs on it here.
+        """
+        if wanted == "tcg":
+            return "tcg"
+        verdict = await self._ask_kvm()
+        if verdict.usable:
+            return "kvm"
+        if wanted == "kvm":
+            raise PrerequisiteMissing(f"KVM does not work on this host: {verdict.reason}; set Accelerator to tcg or auto")
+        return "tcg"
+
+    def forget_kvm(self) -> None:
+        """Ask again next time: /dev/kvm came or went."""
+        self._kvm = None
+
+    async def uefi(self, variables: Path) -> UefiFirmware:
+        """UEFI firmware for this architecture, with the machine's own variables at the given path."""
+        binary = await self.qemu()
+        return await asyncio.to_thread(_uefi, binary.arch, variables)
+
+    async def image_format(self, image: Path) -> str:
+        """qcow2 or raw, by content. :raise OSError: the image can't be read."""
+        return await asyncio.to_thread(_image_format, image)
+
+    async def _ask_kvm(self) -> KvmVerdict:
+        async with self._kvm_asked:
+            if self._kvm is None:
+                verdict = await asyncio.to_thread(kvm_works, await self.qemu())
+                if not verdict.conclusive:
+                    return verdict
+                self._kvm = verdict
+            return self._kvm
+
+    async def _find(self, find: Callable[[], _Answer]) -> _Answer:
+        try:
+            return await asyncio.to_thread(find)
+        except BinaryNotFound as error:
+            raise PrerequisiteMissing(f"{error} {error.remedy}") from None
+
+    def _learn(self, versions: Versions) -> None:
+        if versions != self.versions:
+            self.versions = versions
+            self.on_versions()
+
+
+def _image_format(image: Path) -> str:
+    with image.open("rb") as file:
+        return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
+
+
+def _uefi(architecture: str, variables: Path) -> UefiFirmware:
+    """Choose by QEMU's firmware descriptions (docs/interop/firmware.json): the first without Secure Boot's keys."""
+    files: dict[str, Path] = {}
+    for folder in _FIRMWARE_FOLDERS:
+        for path in sorted(folder.glob("*.json")):
+            files.setdefault(path.name, path)
+    for _, path in sorted(files.items()):
+        try:
+            described = json.loads(path.read_text())
+            fits = "uefi" in described["interface-types"] and any(
+                target["architecture"] == architecture for target in described["targets"]
+            )
+            mapping = described["mapping"]
+            flash = fits and mapping["device"] == "flash" and mapping["executable"]["format"] == "raw"
+            if not flash or {"secure-boot", "amd-sev", "intel-tdx", "amd-sev-es"} & set(described["features"]):
+                continue
+            code, template = Path(mapping["executable"]["filename"]), Path(mapping["nvram-template"]["filename"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if not variables.exists():
+            variables.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(template, variables)
+        return UefiFirmware(code, variables)
+    raise PrerequisiteMissing(f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios")

@@ -1,0 +1,78 @@
+"""Structured entries in the journal: one for each state change, refusal and failure.
+
+The ids stand in units/vfsd.catalog too, with what a reader of `journalctl -x` is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from typing import Any
+
+from systemd import journal
+
+from vfsd.names import Scope
+
+INFO, NOTICE, WARNING, ERROR = (journal.LOG_INFO, journal.LOG_NOTICE, journal.LOG_WARNING, journal.LOG_ERR)
+
+
+class MessageId(StrEnum):
+    """MESSAGE_ID= of vfsd's entries."""
+
+    SHARE_STATE = "fc4b88da673f4b8ba5c1a4dde0c42475"
+    MACHINE_STATE = "5d90852e38084fe8ab1ecca184101156"
+    REFUSED = "d329fcf562c54c43b5483d4ec8cf9e0f"
+    SHARE_FAILED = "bd2c387955214692ac801004c84b903f"
+    MACHINE_FAILED = "9cdef8b6044a430bb23cf8803a5bed68"
+    BAD_FILE = "beff5b513f22407bb223684b9299d930"
+    INTERNAL_ERROR = "d6d078db8bd84ae6ab169cacf744812d"
+    ADOPTED = "4973789bdda64e4fbc6167c90bf95baa"
+    GUEST_EVENT = "47c5df5b6e884b478d3aaf95e43b1f00"
+    KVM_CHANGED = "3f80b2ca55f84803b34c60175e39c1f8"
+
+
+class Journal:
+    """Writes entries for one scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._unit_field = "OBJECT_SYSTEMD_UNIT" if scope is Scope.SYSTEM else "OBJECT_SYSTEMD_USER_UNIT"
+
+    def write(self, message_id: MessageId, priority: int, text: str, *, unit: str = "", **fields: Any) -> None:
+        """Write one entry.
+
+        :param unit: the unit that the entry is about, so that `journalctl -u` shows it.
+        :param fields: further fields without the VFSD_ prefix, in lower case; empty ones are left out.
+        """
+        named = {f"VFSD_{key.upper()}": str(value) for key, value in fields.items() if value != ""}
+        if unit:
+            named[self._unit_field] = unit
+        journal.send(text, MESSAGE_ID=message_id.value, PRIORITY=str(priority), SYSLOG_IDENTIFIER="vfsd", **named)
+
+
+def log_to_journal() -> None:
+    """Send Python's own log messages, tracebacks included, to the journal."""
+    handler = journal.JournalHandler(SYSLOG_IDENTIFIER="vfsd", MESSAGE_ID=MessageId.INTERNAL_ERROR.value)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+def last_words(invocation: str, identifier: str = "") -> str:
+    """What the processes of a unit's invocation said last, one line; "" if the journal can't be read.
+
+    :param identifier: SYSLOG_IDENTIFIER of the lines, which leaves out systemd's own.
+    """
+    if not invocation:
+        return ""
+    try:
+        with journal.Reader() as reader:
+            reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
+            if identifier:
+                reader.add_match(SYSLOG_IDENTIFIER=identifier)
+            reader.seek_tail()
+            for _ in range(5):
+                entry = reader.get_previous()
+                text = str(entry.get("MESSAGE", "")).strip() if entry else ""
+                if text:
+                    return text
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,535 @@
+"""One machine: its state as systemd and QEMU tell it, and the operations on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vfsd import names, outcome
+from vfsd.boot import Launch, prepare
+from vfsd.context import Context, now_usec
+from vfsd.errors import (
+    InvalidArgs,
+    MonitorFailed,
+    NoSuchShare,
+    NotSupported,
+    ShareBusy,
+    UnitFailed,
+    VfsdError,
+    WrongState,
+)
+from vfsd.journal import INFO, MessageId, last_words
+from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec, ShareState
+from vfsd.qmp import Monitor
+from vfsd.share import CLEANUP_TIMEOUT, Share, why_virtiofsd_failed
+from vfsd.store import Definition, Kind, Memory
+from vfsd.supervisor import SupervisorError, UnitStatus
+from vfsd.turns import Turns
+
+RECONNECT_DELAY = 1.0
+"""Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
+KILL_TIMEOUT = 10.0
+"""Seconds until a QEMU that was killed must be gone."""
+_KVM_REMEDY = (
+    "KVM on this host can't run this guest (QEMU: internal error); set Accelerator to tcg, or use a host whose "
+    "KVM works"
+)
+_RUN_STATES = {
+    "running": MachineState.RUNNING,
+    "paused": MachineState.PAUSED,
+    "prelaunch": MachineState.PAUSED,
+    "suspended": MachineState.RUNNING,
+    "guest-panicked": MachineState.RUNNING,
+    "shutdown": MachineState.STOPPING,
+}
+_ENDS = {
+    "guest-shutdown": "the guest powered off",
+    "guest-panic": "the guest panicked",
+    "host-qmp-quit": "QEMU was asked to quit",
+    "host-signal": "QEMU was ended by a signal",
+}
+"""By QEMU's ShutdownCause."""
+
+
+class Machine:
+    """A machine and the shares that belong to it or are attached to it."""
+
+    def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
+        self._context = context
+        self.spec = spec
+        self.owner = owner
+        self.memory = context.store.recall(Kind.MACHINE, spec.name)
+        self.own_shares = [Share(context, share, owner, self) for share in spec.shares]
+        self.attached: list[Share] = []
+        self.state = MachineState.STOPPED
+        self.reason = ""
+        self.main_pid = 0
+        self.accelerator = ""
+        self.console_path = ""
+        self.state_changed_usec = self.memory.since_usec or now_usec()
+        self.configured = False
+        """Whether a file in a configuration folder defines it."""
+        self._turns = Turns(f'machine "{spec.name}"')
+        self._monitor: Monitor | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._force: asyncio.Task[None] | None = None
+        self._starting = False
+        self._end = ""
+        """Why the machine will have ended, when it is known before it has."""
+        self._failure = ""
+        """The same, where that end is a failure."""
+
+    # what the outside sees
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def unit(self) -> str:
+        return names.machine_unit(self.name)
+
+    @property
+    def slice(self) -> str:
+        return names.machine_slice(self.name)
+
+    @property
+    def shares(self) -> list[Share]:
+        """Those made with it first."""
+        return [*self.own_shares, *self.attached]
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a share that the running guest uses does not serve."""
+        return self._live and any(share.lost for share in self.shares)
+
+    @property
+    def display_path(self) -> str:
+        wanted = self.spec.display != "none" and not self.state.idle
+        return str(self._context.paths.machine(self.name).display) if wanted else ""
+
+    @property
+    def _live(self) -> bool:
+        return self.state in (MachineState.RUNNING, MachineState.PAUSED)
+
+    @property
+    def _units(self) -> list[str]:
+        shares = (unit for share in self.shares for unit in (share.socket_unit, share.service_unit))
+        return [self.unit, names.machine_socket_unit(self.name), *shares, self.slice]
+
+    # operations
+
+    async def start(self) -> None:
+        """Start and return when the guest's processors run. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            if not self.state.idle:
+                raise WrongState(f'machine "{self.name}" is {self.state}; it can be started once it is stopped')
+            for share in self.attached:
+                if share.state is ShareState.ACTIVE:
+                    raise ShareBusy(f'share "{share.name}" has another client; end that one first')
+            self._end = self._failure = ""
+            self._starting = True
+            self._set_state(MachineState.STARTING, "")
+            try:
+                await self._start()
+            except BaseException as error:
+                failure = await self._failed_start(error)
+                self._starting = False
+                self._become_idle(MachineState.FAILED, str(failure))
+                if isinstance(error, VfsdError):
+                    raise failure from None
+                raise
+            self._starting = False
+
+    async def shutdown(self, timeout_usec: int) -> None:
+        """Ask the guest to power off and return; it ends by force at the timeout. :raise WrongState."""
+        async with self._turns.take():
+            self._require_live("shut down")
+            timeout = timeout_usec or self.spec.shutdown_timeout_usec
+            deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 + timeout
+            paths = self._context.paths.machine(self.name)
+            paths.deadline.write_text(str(deadline))
+            self._set_state(MachineState.STOPPING, "asked the guest to power off")
+            try:
+                await self._context.supervisor.begin_stop(self.unit)
+            except SupervisorError as error:
+                if not error.no_such_unit:
+                    raise UnitFailed(f'machine "{self.name}" could not be stopped: {error}') from None
+            self._force = self._context.spawn(self._kill_at(deadline))
+
+    async def kill(self) -> None:
+        """End QEMU at once and return when it is gone. :raise WrongState, UnitFailed."""
+        async with self._turns.overtake():
+            if self.state.idle and not self._context.supervisor.status(self.unit).runs:
+                raise WrongState(f'machine "{self.name}" is {self.state}; there is nothing to kill')
+            self._end = "killed on request"
+            await self._kill()
+
+    async def pause(self) -> None:
+        """Stop the guest's processors. :raise WrongState, MonitorFailed."""
+        async with self._turns.take():
+            self._require(MachineState.RUNNING, "paused")
+            await self._execute("stop")
+            self._set_live_state(MachineState.PAUSED)
+
+    async def resume(self) -> None:
+        """Let the guest's processors go on. :raise WrongState, MonitorFailed."""
+        async with self._turns.take():
+            self._require(MachineState.PAUSED, "resumed")
+            await self._execute("cont")
+            self._set_live_state(MachineState.RUNNING)
+
+    async def reset(self) -> None:
+        """Reset the guest. :raise WrongState, MonitorFailed."""
+        async with self._turns.take():
+            self._require_live("reset")
+            await self._execute("system_reset")
+
+    async def remove(self) -> None:
+        """Forget the definition; the registry forgets the object. :raise WrongState."""
+        async with self._turns.take():
+            if not self.state.idle:
+                raise WrongState(f'machine "{self.name}" is {self.state}; shut it down or kill it first')
+            self._remember(removing=True)
+            await self.forget()
+
+    async def forget(self) -> None:
+        """Take away everything that was kept for the machine."""
+        for share in self.attached:
+            share.attach(None)
+        for share in self.own_shares:
+            share.unlink()
+        self._context.store.remove(Kind.MACHINE, self.name)
+        await asyncio.to_thread(_remove_folder, self._context.paths.machine(self.name).folder)
+
+    async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
+        """Change an option. :raise VfsdError: malformed, or the machine runs."""
+        async with self._turns.take():
+            self._require_idle(f"set {dbus_name}")
+            self._change(self.spec.with_option(dbus_name, signature, value))
+
+    async def attach_share(self, share: Share, options: Mapping[str, tuple[str, Any]]) -> None:
+        """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            if not self.state.idle:
+                raise NotSupported(f'machine "{self.name}" is {self.state}; shares can be attached while it is stopped')
+            if share.machine is not None:
+                raise ShareBusy(f'share "{share.name}" is attached to machine "{share.machine.name}"; detach it there')
+            unknown = set(options) - {"MountPoint"}
+            if unknown:
+                raise InvalidArgs(f'"{min(unknown)}" is no option here; only MountPoint is, set others on the share')
+            self.check_tag(share.spec.tag)
+            if "MountPoint" in options:
+                spec = share.spec.with_option("MountPoint", *options["MountPoint"])
+                share.spec = spec
+                share.save()
+            self._change(dataclasses.replace(self.spec, attached=(*self.spec.attached, share.name)))
+            self.attached.append(share)
+            share.attach(self)
+            self._context.changed(self)
+
+    async def detach_share(self, name: str) -> Share:
+        """Detach a share and return it; one of the machine's own is to be removed by the registry."""
+        async with self._turns.take():
+            share = next((share for share in self.shares if name in (share.name, share.spec.tag)), None)
+            if share is None:
+                raise NoSuchShare(f'machine "{self.name}" has no share "{name}"; its Shares are listed there')
+            if not self.state.idle:
+                raise NotSupported(f'machine "{self.name}" is {self.state}; shares can be detached while it is stopped')
+            if self.spec.root_share in (share.name, share.spec.tag):
+                raise InvalidArgs(f'machine "{self.name}" boots from share "{share.name}"; set another RootShare first')
+            if share in self.own_shares:
+                kept = tuple(spec for spec in self.spec.shares if spec.name != share.name)
+                self._change(dataclasses.replace(self.spec, shares=kept))
+                self.own_shares.remove(share)
+                share.unlink()
+            else:
+                kept_names = tuple(other for other in self.spec.attached if other != share.name)
+                self._change(dataclasses.replace(self.spec, attached=kept_names))
+                self.attached.remove(share)
+                share.attach(None)
+            self._context.changed(self)
+            return share
+
+    # for its shares
+
+    def check_tag(self, tag: str, besides: str = "") -> None:
+        """:raise InvalidArgs: another share of the machine has the tag."""
+        taken = next((share for share in self.shares if share.spec.tag == tag and share.name != besides), None)
+        if taken is not None:
+            raise InvalidArgs(f'tag "{tag}" is that of share "{taken.name}" on machine "{self.name}"; set another Tag')
+
+    def own_share_changed(self, spec: ShareSpec) -> None:
+        """Keep the changed definition of one of the machine's own shares."""
+        shares = tuple(spec if share.name == spec.name else share for share in self.spec.shares)
+        self._change(dataclasses.replace(self.spec, shares=shares))
+
+    def share_changed(self, share: Share, reason: str) -> None:
+        """A share of the machine began or ceased to fail."""
+        if self._live:
+            self.reason = f'share "{share.name}" does not serve: {reason}' if share.lost else ""
+        self._context.changed(self)
+
+    # what systemd tells
+
+    def unit_changed(self, status: UnitStatus) -> None:
+        """The machine's unit changed, or is gone."""
+        self.main_pid = status.main_pid if status.runs else 0
+        if self._starting:
+            self._context.changed(self)
+        elif status.active == "deactivating" and self._live:
+            self._set_state(MachineState.STOPPING, "systemd stops the unit")
+        elif not status.runs and not self.state.idle:
+            self._ended(status)
+        else:
+            self._context.changed(self)
+
+    async def adopt(self) -> None:
+        """Take over the state in which systemd and QEMU have the machine."""
+        status = self._context.supervisor.status(self.unit)
+        if not status.runs:
+            if self.memory.failure:
+                self.state, self.reason = MachineState.FAILED, self.memory.failure
+            return
+        self.main_pid = status.main_pid
+        self.accelerator = self.memory.accelerator
+        self.console_path = self._console_path()
+        self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
+        for share in self.shares:
+            share.adopt()
+        if self.state is MachineState.STOPPING:
+            deadline = _read_number(self._context.paths.machine(self.name).deadline)
+            if deadline:
+                self._force = self._context.spawn(self._kill_at(deadline))
+        else:
+            self._watch = self._context.spawn(self._reconnect())
+
+    # inner workings
+
+    async def _start(self) -> None:
+        launch = await prepare(self._context, self)
+        for share in self.attached:
+            await share.release()
+        await self._start_unit(launch)
+        self.accelerator = launch.accelerator
+        self.console_path = self._console_path() if launch.console else ""
+        self._remember(accelerator=launch.accelerator, failure="")
+        await self._connect()
+        if self._failure:
+            raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
+        self._watch = self._context.spawn(self._until_closed())
+
+    async def _start_unit(self, launch: Launch) -> None:
+        supervisor = self._context.supervisor
+        try:
+            try:
+                await supervisor.start(launch.unit, launch.aux)
+            except SupervisorError as error:
+                if not error.unit_exists:
+                    raise
+                # units of the last run that systemd has not cleaned up yet
+                await supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
+                await supervisor.start(launch.unit, launch.aux)
+        except SupervisorError as error:
+            raise UnitFailed(f'machine "{self.name}" could not be started: {error}') from None
+
+    async def _connect(self) -> None:
+        """Reach the monitor, and take over QEMU's run state. :raise MonitorFailed."""
+        monitor = await Monitor.open(self._context.paths.machine(self.name).monitor, self._on_event)
+        self._monitor = monitor
+        status = await monitor.status()
+        if status == "internal-error":
+            self._failure = _KVM_REMEDY
+            return
+        self._set_state(_RUN_STATES.get(status, MachineState.RUNNING), self.reason)
+
+    async def _failed_start(self, error: BaseException) -> VfsdError:
+        """Undo a start half-way, and say why it failed."""
+        status = self._context.supervisor.status(self.unit)
+        invocation = status.invocation
+        with contextlib.suppress(SupervisorError):
+            await self._context.supervisor.kill(self.unit, signal.SIGKILL)
+            await self._context.supervisor.stop(self.unit)
+        await self._context.supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
+        await self._drop_monitor()
+        if not isinstance(error, UnitFailed | MonitorFailed):
+            return error if isinstance(error, VfsdError) else UnitFailed(f'machine "{self.name}": start was interrupted')
+        if self._failure:
+            return error
+        for share in self.shares:
+            if share.last_failure:
+                why = await why_virtiofsd_failed(self._context, share)
+                return UnitFailed(f'machine "{self.name}" could not be started: share "{share.name}": {why}')
+        words = await asyncio.to_thread(last_words, invocation, f"vfsd-{self.name}") if invocation else ""
+        if not words:
+            return error
+        return UnitFailed(f'machine "{self.name}" could not be started: QEMU said: {self._plain(words)}')
+
+    def _plain(self, words: str) -> str:
+        """QEMU's words, with the files as the user named them."""
+        paths = self._context.paths.machine(self.name)
+        for what in ("kernel", "initrd", "image"):
+            words = words.replace(str(paths.link(what)), getattr(self.spec, what))
+        return words.replace(str(paths.folder), "").removeprefix("qemu-system-x86_64: ")
+
+    async def _until_closed(self) -> None:
+        monitor = self._monitor
+        if monitor is None:
+            return
+        await monitor.closed()
+        await self._drop_monitor()
+        if self._live:
+            # QEMU ends, or it closed its monitor and lives on
+            await asyncio.sleep(RECONNECT_DELAY)
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        while self._live:
+            try:
+                await self._connect()
+            except MonitorFailed:
+                await asyncio.sleep(RECONNECT_DELAY)
+            else:
+                self._watch = self._context.spawn(self._until_closed())
+                return
+
+    async def _drop_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            await monitor.close()
+
+    async def _execute(self, command: str) -> None:
+        if self._monitor is None:
+            raise MonitorFailed(f'QEMU of machine "{self.name}" does not answer; see journalctl -u {self.unit}')
+        await self._monitor.execute(command)
+
+    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if event == "STOP" and self._live:
+            self._context.spawn(self._why_stopped())
+        elif event == "RESUME":
+            self._set_live_state(MachineState.RUNNING)
+        elif event == "SHUTDOWN":
+            self._end = self._end or _ENDS.get(str(data.get("reason")), "")
+        if event in ("RESET", "SHUTDOWN", "GUEST_PANICKED"):
+            told = f'machine "{self.name}": QEMU reports {event}'
+            self._context.journal.write(MessageId.GUEST_EVENT, INFO, told, unit=self.unit, machine=self.name)
+
+    async def _why_stopped(self) -> None:
+        """QEMU stopped the processors: on request, or because the guest can't go on."""
+        try:
+            status = await self._monitor.status() if self._monitor else ""
+        except MonitorFailed:
+            return
+        if status == "internal-error":
+            self._failure = _KVM_REMEDY if self.accelerator == "kvm" else "QEMU reports an internal error"
+            await self._context.supervisor.kill(self.unit, signal.SIGKILL)
+        elif status in _RUN_STATES:
+            self._set_live_state(_RUN_STATES[status])
+
+    async def _kill_at(self, deadline_usec: int) -> None:
+        left = deadline_usec - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+        await asyncio.sleep(max(left, 0) / USEC_PER_SEC)
+        if self.state is MachineState.STOPPING:
+            self._end = "the guest did not power off in time and was ended by force"
+            self._force = None
+            await self._context.supervisor.kill(self.unit, signal.SIGKILL)
+
+    async def _kill(self) -> None:
+        supervisor = self._context.supervisor
+        try:
+            await supervisor.kill(self.unit, signal.SIGKILL)
+        except SupervisorError as error:
+            raise UnitFailed(f'machine "{self.name}" could not be killed: {error}') from None
+        if not await supervisor.wait_gone(self._units, KILL_TIMEOUT):
+            raise UnitFailed(f'machine "{self.name}" was killed and is not gone; see systemctl status {self.unit}')
+
+    def _ended(self, status: UnitStatus) -> None:
+        problem = "" if self._end else outcome.qemu_end(status)
+        failure = self._failure or problem
+        if failure:
+            self._become_idle(MachineState.FAILED, failure)
+        else:
+            self._become_idle(MachineState.STOPPED, self._end or "QEMU ended")
+
+    def _become_idle(self, state: MachineState, reason: str) -> None:
+        for task in (self._watch, self._force):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        self._watch = self._force = None
+        self._context.spawn(self._drop_monitor())
+        self._context.paths.machine(self.name).deadline.unlink(missing_ok=True)
+        self.main_pid = 0
+        self.accelerator = self.console_path = ""
+        self._end = self._failure = ""
+        self._set_state(state, reason)
+        failure = reason if state is MachineState.FAILED else ""
+        self._remember(failure=failure, accelerator="", since_usec=self.state_changed_usec if failure else 0)
+        for share in self.shares:
+            share.machine_ended()
+
+    def _set_live_state(self, state: MachineState) -> None:
+        if self._live:
+            self._set_state(state, self.reason)
+
+    def _set_state(self, state: MachineState, reason: str) -> None:
+        old, self.reason = self.state, reason
+        if old is state:
+            self._context.changed(self)
+            return
+        self.state = state
+        self.state_changed_usec = now_usec()
+        self._context.state_changed(self, old, state, reason)
+
+    def _console_path(self) -> str:
+        return str(self._context.paths.machine(self.name).console)
+
+    def _change(self, spec: MachineSpec) -> None:
+        """Keep a changed definition. :raise OSError: it can't be written, and nothing changed."""
+        if not self.configured:
+            self._context.store.save(Definition(spec, self.owner))
+        self.spec = spec
+        self._context.changed(self)
+
+    def _remember(self, **changes: Any) -> None:
+        memory = dataclasses.replace(self.memory, **changes)
+        if memory != self.memory:
+            self.memory = memory
+            self._context.store.remember(Kind.MACHINE, self.name, memory)
+
+    def mark_autostarted(self) -> None:
+        """Remember that Autostart was honoured since the boot."""
+        self._remember(autostarted=True)
+
+    def forget_memory(self) -> None:
+        """Forget what is remembered until the reboot."""
+        self.memory = Memory()
+
+    def _require(self, state: MachineState, what: str) -> None:
+        if self.state is not state:
+            raise WrongState(f'machine "{self.name}" is {self.state}; only one that is {state} can be {what}')
+
+    def _require_live(self, what: str) -> None:
+        if not self._live:
+            raise WrongState(f'machine "{self.name}" is {self.state}; only one that runs can be {what}')
+
+    def _require_idle(self, what: str) -> None:
+        if not self.state.idle:
+            raise WrongState(f'machine "{self.name}" is {self.state}; shut it down to {what}')
+
+
+def _read_number(path: Any) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _remove_folder(folder: Any) -> None:
+    import shutil  # noqa: PLC0415
+
+    shutil.rmtree(folder, ignore_errors=True)

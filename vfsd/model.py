@@ -1,0 +1,454 @@
+"""What a share and a machine are: frozen values, checked when they are made.
+
+An option is a dataclass field; `option()` says what the outside calls it. From that one description come the
+D-Bus property, the key in a TOML file and the key in a stored definition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+from vfsd import names
+from vfsd.errors import InvalidArgs, NotSupported
+
+GIB = 1 << 30
+USEC_PER_SEC = 1_000_000
+MEMORY_MIN = 16 << 20
+"""Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
+NETWORK_INTERFACE_MAX = 15
+"""Characters in the name of a network interface (IFNAMSIZ is 16 with the terminating NUL)."""
+
+
+class ShareState(StrEnum):
+    """State of a share, as on the bus."""
+
+    STOPPED = "stopped"
+    LISTENING = "listening"
+    ACTIVE = "active"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"
+
+    @property
+    def serves(self) -> bool:
+        """Whether a client that has the share, or may connect, is served."""
+        return self in (ShareState.LISTENING, ShareState.ACTIVE)
+
+
+class MachineState(StrEnum):
+    """State of a machine, as on the bus."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+    @property
+    def idle(self) -> bool:
+        """Whether no QEMU runs."""
+        return self in (MachineState.STOPPED, MachineState.FAILED)
+
+
+class Cache(StrEnum):
+    AUTO = "auto"
+    ALWAYS = "always"
+    METADATA = "metadata"
+    NEVER = "never"
+
+
+class FileHandles(StrEnum):
+    NEVER = "never"
+    PREFER = "prefer"
+    MANDATORY = "mandatory"
+
+
+class Sandbox(StrEnum):
+    NAMESPACE = "namespace"
+    CHROOT = "chroot"
+    NONE = "none"
+
+    @staticmethod
+    def default(scope: names.Scope) -> Sandbox:
+        """chroot needs root; namespace lets a user's virtiofsd confine itself."""
+        return Sandbox.CHROOT if scope is names.Scope.SYSTEM else Sandbox.NAMESPACE
+
+
+class LogLevel(StrEnum):
+    OFF = "off"
+    ERROR = "error"
+    WARN = "warn"
+    INFO = "info"
+    DEBUG = "debug"
+    TRACE = "trace"
+
+
+class Firmware(StrEnum):
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class Accelerator(StrEnum):
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Display(StrEnum):
+    NONE = "none"
+    SPICE = "spice"
+    VNC = "vnc"
+
+
+class FailurePolicy(StrEnum):
+    SIGNAL = "signal"
+    HEAL = "heal"
+    RESTART = "restart"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How the outside knows a field."""
+
+    field: str
+    dbus_name: str
+    signature: str
+    parse: Callable[[Any], Any]
+
+    def to_dbus(self, spec: object) -> Any:
+        """The field's value as D-Bus carries it."""
+        value = getattr(spec, self.field)
+        if isinstance(value, StrEnum):
+            return value.value
+        return list(value) if isinstance(value, tuple) else value
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def option(dbus_name: str, signature: str, default: Any, parse: Callable[[Any], Any] = _same) -> Any:
+    """A field that is an option; `parse` makes the field's type from what D-Bus carries."""
+    return field(default=default, metadata={"dbus": (dbus_name, signature, parse)})
+
+
+def _options(spec: type) -> dict[str, Option]:
+    table = {}
+    for item in dataclasses.fields(spec):
+        if "dbus" in item.metadata:
+            dbus_name, signature, parse = item.metadata["dbus"]
+            table[dbus_name] = Option(item.name, dbus_name, signature, parse)
+    return table
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise InvalidArgs(message)
+
+
+def _check_text(what: str, *texts: str) -> None:
+    _require(not any("\0" in text for text in texts), f"{what} holds a NUL byte; take it out")
+
+
+def _check_path(what: str, path: str) -> None:
+    _check_text(what, path)
+    _require(path.startswith("/"), f'{what} "{path}" is not an absolute path; give one that begins with /')
+
+
+def _parse_options(
+    spec: type, table: Mapping[str, Option], given: Mapping[str, tuple[str, Any]]
+) -> dict[str, Any]:
+    """Turn options by D-Bus name, each with its signature, into fields.
+
+    :raise InvalidArgs: an unknown name, another type, or a value that is none of the choices.
+    """
+    fields = {}
+    for key, (signature, value) in given.items():
+        known = table.get(key)
+        if known is None:
+            raise InvalidArgs(f'"{key}" is no option of a {_kind(spec)}; there are {", ".join(table)}')
+        _require(signature == known.signature, f'{key} has type "{signature}", it must be "{known.signature}"')
+        try:
+            fields[known.field] = known.parse(value)
+        except ValueError:
+            choices = ", ".join(known.parse)  # type: ignore[arg-type]  # only the enums refuse values
+            raise InvalidArgs(f'{key} is "{value}", it must be one of {choices}') from None
+    return fields
+
+
+def _kind(spec: type) -> str:
+    return spec.__name__.removesuffix("Spec").lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareSpec:
+    """One host directory and how virtiofsd serves it."""
+
+    name: str
+    source: str
+    persistent: bool = False
+    sandbox: Sandbox = option("Sandbox", "s", Sandbox.NAMESPACE, Sandbox)
+    tag: str = option("Tag", "s", "")
+    mount_point: str = option("MountPoint", "s", "")
+    read_only: bool = option("ReadOnly", "b", False)
+    cache: Cache = option("Cache", "s", Cache.AUTO, Cache)
+    writeback: bool = option("Writeback", "b", False)
+    direct_io: bool = option("DirectIO", "b", False)
+    xattr: bool = option("XAttr", "b", False)
+    posix_acl: bool = option("PosixACL", "b", False)
+    announce_submounts: bool = option("AnnounceSubmounts", "b", True)
+    inode_file_handles: FileHandles = option("InodeFileHandles", "s", FileHandles.NEVER, FileHandles)
+    thread_pool_size: int = option("ThreadPoolSize", "u", 0)
+    translate_uid: tuple[str, ...] = option("TranslateUID", "as", (), tuple)
+    translate_gid: tuple[str, ...] = option("TranslateGID", "as", (), tuple)
+    uid_map: tuple[str, ...] = option("UIDMap", "as", (), tuple)
+    gid_map: tuple[str, ...] = option("GIDMap", "as", (), tuple)
+    xattr_map: str = option("XAttrMap", "s", "")
+    kill_priv: bool = option("KillPriv", "b", False)
+    security_label: bool = option("SecurityLabel", "b", False)
+    allow_device_nodes: bool = option("AllowDeviceNodes", "b", False)
+    allow_setuid: bool = option("AllowSetuid", "b", False)
+    socket_group: str = option("SocketGroup", "s", "")
+    log_level: LogLevel = option("LogLevel", "s", LogLevel.INFO, LogLevel)
+    limit_nofile: int = option("LimitNOFILE", "t", 0)
+
+    def __post_init__(self) -> None:
+        who = f'share "{self.name}"'
+        _require(
+            names.is_share_name(self.name),
+            f'"{self.name}" can\'t name a share; use 1 to 128 of a-z A-Z 0-9 . _ -, not beginning with . or -',
+        )
+        _require(
+            len(names.share_service_unit(self.name)) <= names.UNIT_NAME_MAX,
+            f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
+        )
+        _check_path(f"the source of {who}", self.source)
+        if not self.tag:
+            object.__setattr__(self, "tag", fit_tag(self.name))
+        _check_text(f"the tag of {who}", self.tag)
+        _require(
+            len(self.tag.encode()) <= names.TAG_MAX,
+            f'tag "{self.tag}" of {who} has more than {names.TAG_MAX} bytes; use a shorter one',
+        )
+        if self.mount_point:
+            _check_path(f"the mount point of {who}", self.mount_point)
+        for rule in (*self.translate_uid, *self.translate_gid, *self.uid_map, *self.gid_map, self.xattr_map):
+            _check_text(f"a rule of {who}", rule)
+        _require(
+            not (self.posix_acl and (self.translate_uid or self.translate_gid)),
+            f"{who} has PosixACL and TranslateUID or TranslateGID; virtiofsd can do only one of the two",
+        )
+        _require(
+            not (self.uid_map or self.gid_map) or self.sandbox is Sandbox.NAMESPACE,
+            f"{who} has UIDMap or GIDMap, which need Sandbox namespace",
+        )
+        _check_text(f"the socket group of {who}", self.socket_group)
+
+    @classmethod
+    def from_options(
+        cls, name: str, source: str, scope: names.Scope, options: Mapping[str, tuple[str, Any]]
+    ) -> Self:
+        """Make a share from D-Bus options. :raise InvalidArgs: something is malformed."""
+        given = dict(options)
+        persistent = _take_persistent(given)
+        fields = {"sandbox": Sandbox.default(scope), **_parse_options(cls, SHARE_OPTIONS, given)}
+        return cls(name=name, source=source, persistent=persistent, **fields)
+
+    def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
+        """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
+        changed = _parse_options(type(self), SHARE_OPTIONS, {dbus_name: (signature, value)})
+        return dataclasses.replace(self, **changed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """One QEMU, the shares made with it, and the names of those attached to it."""
+
+    name: str
+    persistent: bool = False
+    shares: tuple[ShareSpec, ...] = ()
+    attached: tuple[str, ...] = ()
+    memory: int = option("Memory", "t", GIB)
+    cpus: int = option("CPUs", "u", 1)
+    kernel: str = option("Kernel", "s", "")
+    initrd: str = option("Initrd", "s", "")
+    append: str = option("Append", "s", "")
+    root_share: str = option("RootShare", "s", "")
+    image: str = option("Image", "s", "")
+    firmware: Firmware = option("Firmware", "s", Firmware.BIOS, Firmware)
+    accelerator: Accelerator = option("Accelerator", "s", Accelerator.AUTO, Accelerator)
+    builtin: bool = option("Builtin", "b", False)
+    network: str = option("Network", "s", "user")
+    forward: tuple[str, ...] = option("Forward", "as", (), tuple)
+    display: Display = option("Display", "s", Display.NONE, Display)
+    on_share_failure: FailurePolicy = option("OnShareFailure", "s", FailurePolicy.SIGNAL, FailurePolicy)
+    autostart: bool = option("Autostart", "b", False)
+    extra_arguments: tuple[str, ...] = option("ExtraArguments", "as", (), tuple)
+    shutdown_timeout_usec: int = option("ShutdownTimeoutUSec", "t", 90 * USEC_PER_SEC)
+
+    def __post_init__(self) -> None:
+        who = f'machine "{self.name}"'
+        _require(
+            names.is_machine_name(self.name),
+            f'"{self.name}" can\'t name a machine; use 1 to 64 of a-z A-Z 0-9 . _ -, not beginning with . or -',
+        )
+        _require(
+            len(names.machine_unit(self.name)) <= names.UNIT_NAME_MAX,
+            f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
+        )
+        for what, path in (("kernel", self.kernel), ("initrd", self.initrd), ("image", self.image)):
+            if path:
+                _check_path(f"the {what} of {who}", path)
+        _check_text(f"an argument of {who}", self.append, self.root_share, *self.extra_arguments)
+        _require(
+            self.memory >= MEMORY_MIN, f"{who} has {self.memory} bytes of memory; give at least {MEMORY_MIN}"
+        )
+        _require(1 <= self.cpus <= 4096, f"{who} has {self.cpus} processors; give 1 to 4096")
+        _require(self.shutdown_timeout_usec > 0, f"{who} gives its guest no time to shut down; give some µs")
+        _require(
+            not (self.builtin and (self.kernel or self.initrd or self.image or self.root_share)),
+            f"{who} boots the built-in guest; Kernel, Initrd, Image and RootShare can't be used with Builtin",
+        )
+        _require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
+        self._check_network(who)
+        tags = [share.tag for share in self.shares]
+        _require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
+        if self.on_share_failure is not FailurePolicy.SIGNAL:
+            raise NotSupported(f'OnShareFailure "{self.on_share_failure}" comes with a later version; use signal')
+
+    def _check_network(self, who: str) -> None:
+        kind, _, interface = self.network.partition(":")
+        good = self.network in ("user", "none") or (
+            kind in ("bridge", "tap")
+            and 0 < len(interface.encode()) <= NETWORK_INTERFACE_MAX
+            and not set(interface) & set("/: \t\n\0,")
+        )
+        _require(
+            good, f'network "{self.network}" of {who} must be user, none, bridge:INTERFACE or tap:INTERFACE'
+        )
+        _require(
+            not self.forward or self.network == "user", f"{who} forwards ports, which needs Network user"
+        )
+        for forward in self.forward:
+            Forward.parse(forward)
+
+    @property
+    def boots(self) -> bool:
+        """Whether there is anything to boot."""
+        return bool(self.builtin or self.kernel or self.image)
+
+    @classmethod
+    def from_options(
+        cls, name: str, scope: names.Scope, options: Mapping[str, tuple[str, Any]]
+    ) -> Self:
+        """Make a machine from D-Bus options. :raise InvalidArgs: something is malformed."""
+        given = dict(options)
+        persistent = _take_persistent(given)
+        signature, wanted = given.pop("Shares", ("a(ssa{sv})", []))
+        _require(signature == "a(ssa{sv})", f'Shares has type "{signature}", it must be "a(ssa{{sv}})"')
+        fields = _parse_options(cls, MACHINE_OPTIONS, given)
+        shares = own_shares(name, scope, wanted)
+        return cls(name=name, persistent=persistent, shares=shares, **fields)
+
+    def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
+        """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
+        changed = _parse_options(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
+        return dataclasses.replace(self, **changed)
+
+
+SHARE_OPTIONS: Mapping[str, Option] = _options(ShareSpec)
+MACHINE_OPTIONS: Mapping[str, Option] = _options(MachineSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A port of the host that leads into the guest."""
+
+    protocol: str
+    host_address: str
+    host_port: int
+    guest_port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `tcp:127.0.0.1:2222:22`. :raise InvalidArgs: it is not of that form."""
+        remedy = InvalidArgs(f'forward "{text}" is not of the form tcp:127.0.0.1:2222:22')
+        protocol, _, rest = text.partition(":")
+        address, _, ports = rest.rpartition(":")
+        address, _, host = address.rpartition(":")
+        try:
+            forward = cls(protocol, address, int(host), int(ports))
+            if address:
+                ipaddress.ip_address(address.strip("[]"))
+        except ValueError:
+            raise remedy from None
+        valid = all(0 < port < 1 << 16 for port in (forward.host_port, forward.guest_port))
+        if protocol not in ("tcp", "udp") or not valid:
+            raise remedy
+        return forward
+
+
+def fit_tag(text: str) -> str:
+    """A tag from any text: what is longer than a tag may be is cut and ends in a hash of the whole."""
+    raw = text.encode()
+    if len(raw) <= names.TAG_MAX:
+        return text
+    suffix = "-" + hashlib.sha256(raw).hexdigest()[:8]
+    return raw[: names.TAG_MAX - len(suffix)].decode(errors="ignore") + suffix
+
+
+def own_shares(
+    machine: str, scope: names.Scope, wanted: list[tuple[str, str, Mapping[str, Any]]]
+) -> tuple[ShareSpec, ...]:
+    """The shares that are made with a machine.
+
+    :param wanted: source, mount point or "", and options as (signature, value).
+    :raise InvalidArgs: something is malformed.
+    """
+    shares: list[ShareSpec] = []
+    for source, mount_point, options in wanted:
+        given = dict(options)
+        if "Persistent" in given:
+            raise InvalidArgs("a machine's own share lives as long as the machine; leave Persistent out")
+        if mount_point:
+            given["MountPoint"] = ("s", mount_point)
+        signature, tag = given.get("Tag", ("s", ""))
+        if not tag and signature == "s":
+            taken = {share.tag for share in shares}
+            given["Tag"] = ("s", _unique_tag(source, taken))
+        taken_names = {share.name for share in shares}
+        name = _unique_name(f"{machine}.{names.make_name(str(given['Tag'][1]))}", taken_names)
+        shares.append(ShareSpec.from_options(name, source, scope, given))
+    return tuple(shares)
+
+
+def _unique_tag(source: str, taken: set[str]) -> str:
+    last = source.rstrip("/").rpartition("/")[2] or "root"
+    base = tag = fit_tag(names.make_name(last).lstrip(".-") or "share")
+    number = 2
+    while tag in taken:
+        tag = fit_tag(f"{base}-{number}")
+        number += 1
+    return tag
+
+
+def _unique_name(base: str, taken: set[str]) -> str:
+    name, number = base, 2
+    while name in taken:
+        name = f"{base}-{number}"
+        number += 1
+    return name
+
+
+def _take_persistent(options: dict[str, tuple[str, Any]]) -> bool:
+    signature, value = options.pop("Persistent", ("b", False))
+    _require(signature == "b", f'Persistent has type "{signature}", it must be "b"')
+    return bool(value)

@@ -1,0 +1,139 @@
+"""Where vfsd keeps things. Modes: the runtime folder 0711, `definitions/` 0700, sockets by their units.
+
+Units never name a path that a user chose: transient unit files are parsed again at each daemon-reload, and there
+a space, quote or colon in a BindPaths= would bind another directory. What users name is reached through links
+below the runtime folder, whose names are made of vfsd's own safe ones.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vfsd.names import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders of one vfsd."""
+
+    runtime: Path
+    state: Path
+    config: tuple[Path, ...]
+    """Folders with shares/ and machines/, the first that has a name wins."""
+
+    @classmethod
+    def of(cls, scope: Scope) -> Paths:
+        """The folders for a scope, as the contract has them."""
+        if scope is Scope.SYSTEM:
+            config = (Path("/etc/vfsd"), Path("/run/vfsd/config"), Path("/usr/lib/vfsd"))
+            return cls(Path("/run/vfsd"), Path("/var/lib/vfsd"), config)
+        home = Path.home()
+        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+        state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state")
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+        return cls(runtime / "vfsd", state / "vfsd", (folder / "vfsd",))
+
+    def make(self) -> None:
+        """Make the folders that vfsd writes to."""
+        for folder, mode in (
+            (self.runtime, 0o711),
+            (self.shares, 0o711),
+            (self.sources, 0o711),
+            (self.machines, 0o711),
+            (self.mount, 0o711),
+            (self.runtime_definitions, 0o700),
+            (self.state, 0o700),
+            (self.definitions, 0o700),
+        ):
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
+            folder.chmod(mode)
+
+    @property
+    def definitions(self) -> Path:
+        """Persistent definitions."""
+        return self.state / "definitions"
+
+    @property
+    def runtime_definitions(self) -> Path:
+        """Definitions until the next reboot, and what is remembered of every object."""
+        return self.runtime / "definitions"
+
+    @property
+    def builtin(self) -> Path:
+        """Where the built-in guest is kept."""
+        return self.state / "builtin"
+
+    @property
+    def shares(self) -> Path:
+        """Share sockets."""
+        return self.runtime / "share"
+
+    @property
+    def sources(self) -> Path:
+        """Links to the shared directories."""
+        return self.runtime / "source"
+
+    @property
+    def mount(self) -> Path:
+        """Empty folder on which a confined virtiofsd sees its source."""
+        return self.runtime / "mnt"
+
+    @property
+    def machines(self) -> Path:
+        """One folder for each machine."""
+        return self.runtime / "machine"
+
+    def share_socket(self, name: str) -> Path:
+        """Socket of a share."""
+        return self.shares / f"{name}.sock"
+
+    def source_link(self, name: str) -> Path:
+        """Link to a share's source."""
+        return self.sources / name
+
+    def machine(self, name: str) -> MachinePaths:
+        """Runtime files of a machine."""
+        return MachinePaths(self.machines / name)
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePaths:
+    """Runtime files of one machine, all in one folder."""
+
+    folder: Path
+
+    @property
+    def monitor(self) -> Path:
+        """vfsd's own QMP monitor."""
+        return self.folder / "qmp"
+
+    @property
+    def stop_monitor(self) -> Path:
+        """The QMP monitor of the unit's ExecStop=, since a monitor has one client at a time."""
+        return self.folder / "qmp-stop"
+
+    @property
+    def console(self) -> Path:
+        """The guest's console."""
+        return self.folder / "console"
+
+    @property
+    def console_input(self) -> Path:
+        """FIFO on QEMU's standard input, which must never end."""
+        return self.folder / "stdin"
+
+    @property
+    def display(self) -> Path:
+        """The guest's display."""
+        return self.folder / "display"
+
+    @property
+    def deadline(self) -> Path:
+        """When a shutdown that is under way ends by force: µs of CLOCK_BOOTTIME, as text."""
+        return self.folder / "deadline"
+
+    def link(self, what: str) -> Path:
+        """Link to a file of the user's: kernel, initrd, image."""
+        return self.folder / what

@@ -1,0 +1,88 @@
+"""QEMU's monitor, through the qemu.qmp library (QMP: QEMU's docs/interop/qmp-spec)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vfsd.errors import MonitorFailed
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until QEMU must have greeted and told its status."""
+EXECUTE_TIMEOUT = 10.0
+"""Seconds until QEMU must have answered a command."""
+_REPLY_MAX = 1 << 20
+"""Bytes in one answer. QEMU is not trusted with more of vfsd's memory."""
+
+EventHandler = Callable[[str, Mapping[str, Any]], None]
+
+
+class Monitor:
+    """A connection to one QEMU; made by open()."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+
+    @classmethod
+    async def open(cls, path: Path, on_event: EventHandler) -> Monitor:
+        """Connect and negotiate.
+
+        :param on_event: called with the name and data of each event, in order.
+        :raise MonitorFailed: QEMU does not answer in time, or not in QMP.
+        """
+        from qemu.qmp import EventListener, Message, QMPClient, QMPError  # noqa: PLC0415
+
+        class Tap(EventListener):
+            def accept(self, event: Message) -> bool:
+                data = event.get("data")
+                on_event(str(event["event"]), data if isinstance(data, Mapping) else {})
+                return False  # handled; nothing is to be queued
+
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what is raised too
+        client = QMPClient("vfsd")
+        client._limit = _REPLY_MAX
+        client.register_listener(Tap())
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await client.connect(str(path))
+        except TimeoutError:
+            raise MonitorFailed("QEMU's monitor did not answer in time") from None
+        except (QMPError, OSError) as error:
+            raise MonitorFailed(f"QEMU's monitor can't be reached: {error}") from None
+        return cls(client)
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """Run a command and return its answer. :raise MonitorFailed: QEMU refused, or does not answer."""
+        from qemu.qmp import QMPError  # noqa: PLC0415
+
+        try:
+            async with asyncio.timeout(EXECUTE_TIMEOUT):
+                return await self._client.execute(command, arguments or None)
+        except TimeoutError:
+            raise MonitorFailed(f"QEMU did not answer {command} in time") from None
+        except (QMPError, OSError) as error:
+            raise MonitorFailed(f"QEMU refused {command}: {error}") from None
+
+    async def status(self) -> str:
+        """QEMU's run state: running, paused, prelaunch, internal-error, guest-panicked, …"""
+        answer = await self.execute("query-status")
+        return str(answer.get("status", "")) if isinstance(answer, Mapping) else ""
+
+    async def closed(self) -> None:
+        """Wait until QEMU has closed the connection."""
+        from qemu.qmp import Runstate  # noqa: PLC0415
+
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+
+    async def close(self) -> None:
+        """End the connection, whatever state it is in."""
+        with contextlib.suppress(Exception):  # what it failed with does not matter any more
+            await self._client.disconnect()

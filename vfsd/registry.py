@@ -1,0 +1,314 @@
+"""Who exists: all shares and machines of one vfsd, by name, and the operations that make or forget one."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vfsd import config, names
+from vfsd.context import Context
+from vfsd.errors import (
+    InvalidArgs,
+    MachineExists,
+    NoSuchMachine,
+    NoSuchShare,
+    ShareExists,
+    VfsdError,
+)
+from vfsd.journal import INFO, NOTICE, WARNING, MessageId
+from vfsd.machine import Machine
+from vfsd.model import MachineSpec, ShareSpec
+from vfsd.share import Share
+from vfsd.store import Definition, Kind
+from vfsd.supervisor import UnitStatus
+
+Options = Mapping[str, tuple[str, Any]]
+
+
+class Registry:
+    """Shares and machines by name. A machine's own shares stand among the shares too."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.shares: dict[str, Share] = {}
+        self.machines: dict[str, Machine] = {}
+        self._by_unit: dict[str, Share | Machine] = {}
+        self._reserved: set[tuple[Kind, str]] = set()
+        """Names whose objects are being made."""
+
+    # finding
+
+    def share(self, name: str) -> Share:
+        """:raise NoSuchShare: none has that name."""
+        try:
+            return self.shares[name]
+        except KeyError:
+            raise NoSuchShare(f'there is no share "{name}"; ListShares tells which there are') from None
+
+    def machine(self, name: str) -> Machine:
+        """:raise NoSuchMachine: none has that name."""
+        try:
+            return self.machines[name]
+        except KeyError:
+            raise NoSuchMachine(f'there is no machine "{name}"; ListMachines tells which there are') from None
+
+    # making and forgetting
+
+    async def create_share(self, name: str, source: str, options: Options, owner: int) -> Share:
+        """Define a share and start listening. :raise VfsdError: nothing is left behind."""
+        spec = ShareSpec.from_options(name, source, self._context.scope, options)
+        self._check_socket_path(name)
+        self._reserve(Kind.SHARE, name)
+        try:
+            share = Share(self._context, spec, owner)
+            share.check_source()
+            await share.arguments()
+            self._save(spec, owner)
+            self._add_share(share, announce=False)
+            try:
+                await share.start()
+            except BaseException:
+                self._drop_share(share, announce=False)
+                share.unlink()
+                self._context.store.remove(Kind.SHARE, name)
+                raise
+            self._context.added(share)
+        finally:
+            self._reserved.discard((Kind.SHARE, name))
+        return share
+
+    async def create_machine(self, name: str, options: Options, owner: int) -> Machine:
+        """Define a machine. :raise VfsdError: nothing is left behind."""
+        spec = MachineSpec.from_options(name, self._context.scope, options)
+        wanted = [spec.name, *(share.name for share in spec.shares)]
+        for share in spec.shares:
+            self._check_socket_path(share.name)
+        self._check_machine_paths(name)
+        reserved: list[tuple[Kind, str]] = []
+        try:
+            for kind, item in zip([Kind.MACHINE, *[Kind.SHARE] * len(spec.shares)], wanted, strict=True):
+                self._reserve(kind, item)
+                reserved.append((kind, item))
+            machine = Machine(self._context, spec, owner)
+            for own in machine.own_shares:
+                own.check_source()
+                await own.arguments()
+            self._save(spec, owner)
+            self._add_machine(machine)
+        finally:
+            self._reserved.difference_update(reserved)
+        return machine
+
+    async def remove_share(self, share: Share) -> None:
+        """Stop and forget a share. :raise ShareBusy, UnitFailed."""
+        if share.configured:
+            raise InvalidArgs(f'share "{share.name}" is defined by a file; take the file away and call Reload')
+        await share.remove()
+        self._drop_share(share)
+
+    async def remove_machine(self, machine: Machine) -> None:
+        """Forget a machine and its own shares. :raise WrongState."""
+        if machine.configured:
+            raise InvalidArgs(f'machine "{machine.name}" is defined by a file; take the file away and call Reload')
+        await machine.remove()
+        self._drop_machine(machine)
+
+    async def attach_share(self, machine: Machine, name: str, options: Options) -> None:
+        """Attach a share to a machine that does not run. :raise VfsdError: see the interface."""
+        await machine.attach_share(self.share(name), options)
+
+    async def detach_share(self, machine: Machine, name: str) -> None:
+        """Detach a share from a machine that does not run. :raise VfsdError: see the interface."""
+        share = await machine.detach_share(name)
+        if share.owned:
+            self._drop_share(share)
+
+    # coming up, and reading the configuration again
+
+    async def adopt(self) -> None:
+        """Find everything again, from the definitions and from systemd. Starts and stops nothing."""
+        self._context.supervisor.watcher = self._unit_changed
+        removing = []
+        for definition in self._context.store.load(self._bad_file):
+            thing = self._adopt_definition(definition)
+            if thing is not None and thing.memory.removing:
+                removing.append(thing)
+        await self.read_configuration()
+        for machine in self.machines.values():
+            for name in machine.spec.attached:
+                if name in self.shares and self.shares[name].machine is None:
+                    self.shares[name].machine = machine
+                    machine.attached.append(self.shares[name])
+        for machine in self.machines.values():
+            await machine.adopt()
+        for share in self.shares.values():
+            if not share.in_use:
+                share.adopt()
+        for thing in removing:
+            await self._finish_removing(thing)
+        if self.shares or self.machines:
+            told = f"Found {len(self.shares)} shares and {len(self.machines)} machines again"
+            self._context.journal.write(MessageId.ADOPTED, INFO, told)
+
+    async def begin(self) -> None:
+        """Start what ought to run and does not: shares that stand alone, machines with Autostart after a boot."""
+        for share in list(self.shares.values()):
+            if share.machine is None or not (share.owned or share.in_use):
+                await share.listen_again()
+        for machine in list(self.machines.values()):
+            if machine.spec.autostart and not machine.memory.autostarted:
+                machine.mark_autostarted()
+                if machine.state.idle:
+                    self._context.spawn(self._autostart(machine))
+
+    async def reload(self) -> None:
+        """Read the configuration folders again; what runs is not touched."""
+        await self.read_configuration()
+        await self.begin()
+
+    async def read_configuration(self) -> None:
+        """Make objects of what the configuration folders define, and forget idle ones whose file is gone."""
+        context = self._context
+        share_specs, machine_specs = await asyncio.to_thread(self._load_configuration)
+        for spec in share_specs:
+            self._configure_share(spec)
+        for machine_spec in machine_specs:
+            self._configure_machine(machine_spec)
+        defined = {spec.name for spec in share_specs}
+        for share in [s for s in self.shares.values() if s.configured and s.name not in defined]:
+            if not share.in_use and not share.state.serves:
+                context.store.remove(Kind.SHARE, share.name)
+                self._drop_share(share)
+        defined = {spec.name for spec in machine_specs}
+        for machine in [m for m in self.machines.values() if m.configured and m.name not in defined]:
+            if machine.state.idle:
+                await machine.forget()
+                self._drop_machine(machine)
+
+    # inner workings
+
+    def _load_configuration(self) -> tuple[list[ShareSpec], list[MachineSpec]]:
+        context = self._context
+        folders = context.paths.config
+        return (
+            list(config.load_shares(folders, context.scope, self._bad_file)),
+            list(config.load_machines(folders, context.scope, self._bad_file)),
+        )
+
+    def _configure_share(self, spec: ShareSpec) -> None:
+        known = self.shares.get(spec.name)
+        spec = dataclasses.replace(spec, persistent=True)
+        if known is None:
+            share = Share(self._context, spec, 0)
+            share.configured = True
+            self._add_share(share)
+        elif known.configured and not known.state.serves and not known.in_use:
+            known.spec = spec
+            self._context.changed(known)
+
+    def _configure_machine(self, spec: MachineSpec) -> None:
+        known = self.machines.get(spec.name)
+        spec = dataclasses.replace(spec, persistent=True)
+        if known is None:
+            machine = Machine(self._context, spec, 0)
+            machine.configured = True
+            self._add_machine(machine)
+        elif known.configured and known.state.idle and known.spec != spec:
+            self._drop_machine(known)
+            machine = Machine(self._context, spec, 0)
+            machine.configured = True
+            self._add_machine(machine)
+
+    def _adopt_definition(self, definition: Definition) -> Share | Machine | None:
+        spec, context = definition.spec, self._context
+        if isinstance(spec, ShareSpec):
+            if spec.name in self.shares:
+                return None
+            share = Share(context, spec, definition.owner)
+            self._add_share(share)
+            return share
+        if spec.name in self.machines or any(own.name in self.shares for own in spec.shares):
+            return None
+        machine = Machine(context, spec, definition.owner)
+        self._add_machine(machine)
+        return machine
+
+    async def _finish_removing(self, thing: Share | Machine) -> None:
+        """Complete a removal in whose middle vfsd was killed."""
+        try:
+            if isinstance(thing, Share):
+                await self.remove_share(thing)
+            else:
+                await self.remove_machine(thing)
+        except VfsdError as error:
+            self._context.journal.write(MessageId.REFUSED, WARNING, str(error))
+
+    async def _autostart(self, machine: Machine) -> None:
+        try:
+            await machine.start()
+        except VfsdError as error:
+            text = f'machine "{machine.name}" was not started automatically: {error}'
+            self._context.journal.write(
+                MessageId.MACHINE_FAILED, WARNING, text, unit=machine.unit, machine=machine.name
+            )
+
+    def _save(self, spec: ShareSpec | MachineSpec, owner: int) -> None:
+        self._context.store.save(Definition(spec, owner))
+
+    def _reserve(self, kind: Kind, name: str) -> None:
+        taken = name in (self.shares if kind is Kind.SHARE else self.machines)
+        if taken or (kind, name) in self._reserved:
+            error = ShareExists if kind is Kind.SHARE else MachineExists
+            raise error(f'there is a {kind} "{name}" already; choose another name, or remove that one')
+        self._reserved.add((kind, name))
+
+    def _check_socket_path(self, name: str) -> None:
+        path = self._context.paths.share_socket(name)
+        if len(str(path).encode()) > names.SOCKET_PATH_MAX:
+            raise InvalidArgs(f'"{name}" is too long for the path of a socket; use a shorter name')
+
+    def _check_machine_paths(self, name: str) -> None:
+        path = self._context.paths.machine(name).stop_monitor
+        if len(str(path).encode()) > names.SOCKET_PATH_MAX:
+            raise InvalidArgs(f'"{name}" is too long for the path of a socket; use a shorter name')
+
+    def _add_share(self, share: Share, *, announce: bool = True) -> None:
+        self.shares[share.name] = share
+        self._by_unit[share.socket_unit] = self._by_unit[share.service_unit] = share
+        if announce:
+            self._context.added(share)
+
+    def _drop_share(self, share: Share, *, announce: bool = True) -> None:
+        self.shares.pop(share.name, None)
+        self._by_unit.pop(share.socket_unit, None)
+        self._by_unit.pop(share.service_unit, None)
+        if announce:
+            self._context.removed(share)
+
+    def _add_machine(self, machine: Machine) -> None:
+        self.machines[machine.name] = machine
+        self._by_unit[machine.unit] = machine
+        for share in machine.own_shares:
+            self._add_share(share)
+        self._context.added(machine)
+
+    def _drop_machine(self, machine: Machine) -> None:
+        for share in machine.own_shares:
+            self._drop_share(share)
+        self.machines.pop(machine.name, None)
+        self._by_unit.pop(machine.unit, None)
+        self._context.removed(machine)
+
+    def _unit_changed(self, unit: str, status: UnitStatus, gone: bool) -> None:  # noqa: FBT001
+        thing = self._by_unit.get(unit)
+        if isinstance(thing, Share):
+            thing.unit_changed(unit, status)
+        elif thing is not None:
+            thing.unit_changed(status)
+
+    def _bad_file(self, path: Path, reason: str) -> None:
+        text = f"{path} can't be used: {reason}"
+        self._context.journal.write(MessageId.BAD_FILE, NOTICE, text, file=path)

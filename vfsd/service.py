@@ -1,0 +1,219 @@
+"""Composition: puts the parts together, comes up, says so to systemd, and goes down."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from systemd import daemon
+
+import vfsd
+from vfsd import names
+from vfsd.bus import interface
+from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.dispatcher import Dispatcher
+from vfsd.bus.objects import BusView, ManagerObject
+from vfsd.context import Context
+from vfsd.errors import VfsdError
+from vfsd.host import Host
+from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, log_to_journal
+from vfsd.names import Scope
+from vfsd.paths import Paths
+from vfsd.registry import Registry
+from vfsd.share import Share
+from vfsd.store import Store
+from vfsd.systemd1 import Systemd
+
+if TYPE_CHECKING:
+    from vfsd.context import Thing
+
+_DO_NOT_QUEUE = 4
+_PRIMARY_OWNER = 1
+EXIT_NO_BUS, EXIT_NAME_TAKEN = 3, 4
+
+
+class StateJournal:
+    """Writes each state change to the journal; a listener of the context."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def added(self, thing: Thing) -> None:
+        """Creation shows as the first state change."""
+
+    def removed(self, thing: Thing) -> None:
+        """Removal shows as the last state change."""
+
+    def changed(self, thing: Thing) -> None:
+        """Only states are told."""
+
+    def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
+        failed = new == "failed"
+        if isinstance(thing, Share):
+            kind, unit = "share", thing.service_unit
+            message_id = MessageId.SHARE_FAILED if failed else MessageId.SHARE_STATE
+            who = {"share": thing.name, "machine": thing.machine.name if thing.machine else ""}
+        else:
+            kind, unit = "machine", thing.unit
+            message_id = MessageId.MACHINE_FAILED if failed else MessageId.MACHINE_STATE
+            who = {"machine": thing.name}
+        text = f"{kind} {thing.name} is {new}" + (f": {reason}" if reason else "")
+        self._journal.write(
+            message_id,
+            WARNING if failed else INFO,
+            text,
+            unit=unit,
+            old_state=old,
+            new_state=new,
+            reason=reason,
+            **who,
+        )
+
+
+def find_interfaces() -> Path:
+    """The folder with the interface XML: installed beside lib/, or the dbus/ of a checkout."""
+    package = Path(__file__).resolve().parent
+    candidates = (package.parents[2] / "share/dbus-1/interfaces", package.parent / "dbus")
+    for folder in candidates:
+        if (folder / "org.vfsd1.Manager.xml").exists():
+            return folder
+    raise FileNotFoundError(f"the interface files are in none of {', '.join(map(str, candidates))}")
+
+
+class Service:
+    """One running vfsd."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._connection = Connection(scope)
+        self._systemd = Systemd(self._connection)
+        paths = Paths.of(scope)
+        paths.make()
+        self._journal = Journal(scope)
+        self._context = Context(
+            scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths)
+        )
+        self._registry = Registry(self._context)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or the bus is gone; returns the exit code."""
+        try:
+            await self._connection.connect()
+        except (OSError, EOFError) as error:
+            print(f"vfsd: the {self._scope} bus can't be reached: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_NO_BUS
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        dispatcher = await self._come_up()
+        if dispatcher is None:
+            print(f"vfsd: another vfsd serves the {self._scope} bus", file=sys.stderr)  # noqa: T201
+            return EXIT_NAME_TAKEN
+        self._context.spawn(self._settle())
+        watchdog = asyncio.create_task(_feed_watchdog())
+        gone = asyncio.create_task(self._connection.wait_for_disconnect())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
+        daemon.notify("STOPPING=1\nSTATUS=Going down; what runs goes on")
+        watchdog.cancel()
+        await dispatcher.close()
+        await self._context.close()
+        if gone.done():
+            gone.exception()
+            return EXIT_NO_BUS
+        self._connection.disconnect()
+        with contextlib.suppress(Exception):
+            await gone
+        return 0
+
+    async def _come_up(self) -> Dispatcher | None:
+        """Find everything again, then take the name: callers get in as soon as the name exists."""
+        await self._systemd.subscribe()
+        await self._systemd.enumerate()
+        await self._registry.adopt()
+        interfaces = interface.load(find_interfaces())
+        manager = ManagerObject(
+            interfaces[names.MANAGER_INTERFACE], self._context, self._registry, self._connection
+        )
+        dispatcher = Dispatcher(self._connection, manager, self._refused)
+        self._context.listeners = [
+            StateJournal(self._journal),
+            BusView(interfaces, dispatcher, self._registry),
+        ]
+        self._context.host.on_versions = lambda: dispatcher.changed(names.ROOT_PATH)
+        [reply] = await self._connection.call_bus("RequestName", "su", names.BUS_NAME, _DO_NOT_QUEUE)
+        if reply != _PRIMARY_OWNER:
+            return None
+        self._tell_status()
+        daemon.notify("READY=1")
+        return dispatcher
+
+    async def _settle(self) -> None:
+        """What need not be done before the first call is answered."""
+        self._watch_devices()
+        await self._registry.begin()
+        await self._context.host.learn_versions()
+        self._tell_status()
+
+    def _watch_devices(self) -> None:
+        from vfsd.udev import DeviceMonitor  # noqa: PLC0415  # not needed to come up
+
+        DeviceMonitor(self._device_changed).start()
+
+    def _device_changed(self, device: str, action: str) -> None:
+        if device == "kvm":
+            self._context.host.forget_kvm()
+            self._journal.write(MessageId.KVM_CHANGED, NOTICE, f"/dev/{device}: {action}")
+
+    def _tell_status(self) -> None:
+        shares, machines = len(self._registry.shares), len(self._registry.machines)
+        daemon.notify(f"STATUS=Serving the {self._scope} bus: {machines} machines, {shares} shares")
+
+    def _refused(self, path: str, member: str, text: str) -> None:
+        kind, _, label = path.removeprefix(names.ROOT_PATH).strip("/").partition("/")
+        name = names.label_unescape(label) if label else ""
+        who = {kind: name} if kind in ("share", "machine") and name else {}
+        self._journal.write(MessageId.REFUSED, INFO, f"{member} refused: {text}", reason=text, **who)
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd regularly that the event loop turns (sd_watchdog_enabled(3))."""
+    interval = int(os.environ.get("WATCHDOG_USEC", 0)) / 1_000_000
+    while interval:
+        daemon.notify("WATCHDOG=1")
+        await asyncio.sleep(interval / 2)
+
+
+async def _serve(scope: Scope) -> int:
+    return await Service(scope).run()
+
+
+def main() -> int:
+    """The command `vfsd`."""
+    parser = argparse.ArgumentParser(
+        prog="vfsd",
+        description="Serves virtio-fs shares and virtual machines on D-Bus; usually started by systemd.",
+        epilog=(
+            f"Exit codes: 0 stopped on request; 1 failed; 2 wrong usage; {EXIT_NO_BUS} the bus is gone; "
+            f"{EXIT_NAME_TAKEN} another vfsd serves this bus."
+        ),
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--system", action="store_true", help="serve the system bus (default for root)")
+    which.add_argument("--user", action="store_true", help="serve the user's own bus (default for others)")
+    parser.add_argument("--version", action="version", version=f"vfsd {vfsd.__version__}")
+    arguments = parser.parse_args()
+    system = arguments.system or (not arguments.user and os.geteuid() == 0)
+    log_to_journal()
+    try:
+        return asyncio.run(_serve(Scope.SYSTEM if system else Scope.USER))
+    except (OSError, CallError, VfsdError) as error:
+        print(f"vfsd: {error}", file=sys.stderr)  # noqa: T201
+        return 1

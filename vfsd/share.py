@@ -1,0 +1,396 @@
+"""One share: its state as systemd's units tell it, and the operations on it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import grp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vfsd import commands, names, outcome, units
+from vfsd.context import Context, now_usec
+from vfsd.errors import (
+    InvalidArgs,
+    NotSupported,
+    ShareBusy,
+    SourceNotFound,
+    UnitFailed,
+    VfsdError,
+    WrongState,
+)
+from vfsd.journal import last_words
+from vfsd.model import MachineState, ShareSpec, ShareState
+from vfsd.store import Definition, Kind, Memory
+from vfsd.supervisor import SupervisorError, UnitStatus
+from vfsd.turns import Turns
+from vfsd.units import Unit
+
+if TYPE_CHECKING:
+    from vfsd.machine import Machine
+
+CLEANUP_TIMEOUT = 5.0
+"""Seconds in which systemd forgets units that have stopped."""
+DISCONNECT_GRACE = 0.25
+"""Seconds. A virtiofsd that ends normally while its machine still seems to run: QEMU closes its connections a little
+before systemd sees it end, so the verdict waits this long."""
+
+
+class Share:
+    """A share, of a machine or on its own."""
+
+    def __init__(self, context: Context, spec: ShareSpec, owner: int, machine: Machine | None = None) -> None:
+        self._context = context
+        self.spec = spec
+        self.owner = owner
+        self.owned = machine is not None
+        """Whether it was made with its machine, and goes with it."""
+        self.machine = machine
+        self.memory = Memory() if self.owned else context.store.recall(Kind.SHARE, spec.name)
+        self.state = ShareState.STOPPED
+        self.reason = ""
+        self.main_pid = 0
+        self.restarts = self.memory.restarts
+        self.state_changed_usec = self.memory.since_usec or now_usec()
+        self.configured = False
+        """Whether a file in a configuration folder defines it."""
+        self._turns = Turns(f'share "{spec.name}"')
+        self._lost = ""
+        """Why virtiofsd ended under a machine that still runs."""
+        self._trouble = ShareState.STOPPED
+        self._begun = False
+
+    # what the outside sees
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def socket_path(self) -> Path:
+        return self._context.paths.share_socket(self.name)
+
+    @property
+    def socket_unit(self) -> str:
+        return names.share_socket_unit(self.name)
+
+    @property
+    def service_unit(self) -> str:
+        return names.share_service_unit(self.name)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the running guest's connection is gone."""
+        return bool(self._lost)
+
+    @property
+    def last_failure(self) -> str:
+        """Why virtiofsd failed last under the machine; "" if it did not."""
+        return self._lost
+
+    # operations
+
+    async def start(self) -> None:
+        """Start listening. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            if self.owned and self.machine is not None:
+                raise WrongState(
+                    f'share "{self.name}" belongs to machine "{self.machine.name}"; start the machine'
+                )
+            if self.in_use:
+                raise self._busy("it is started again with the machine")
+            if self.state.serves or self.state is ShareState.STOPPING:
+                raise WrongState(f'share "{self.name}" is {self.state} already')
+            self._remember(stopped=False)
+            await self._listen()
+
+    async def listen_again(self) -> None:
+        """Listen if that is wanted and the source is there; what fails is told by state and reason."""
+        async with self._turns.take():
+            if self.memory.stopped or self.state.serves or self.in_use:
+                return
+            try:
+                await self._listen()
+            except VfsdError:
+                return  # state and journal say it
+
+    async def stop(self) -> None:
+        """Stop listening and end virtiofsd. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            if self.in_use:
+                raise self._busy("shut the machine down first")
+            if self.state in (ShareState.STOPPED, ShareState.FAILED, ShareState.UNAVAILABLE):
+                raise WrongState(f'share "{self.name}" is {self.state} already')
+            self._remember(stopped=True)
+            await self.release()
+
+    async def remove(self) -> None:
+        """Stop, and forget the definition. The registry forgets the object. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            if self.machine is not None:
+                raise self._busy("detach it, or remove the machine" if self.owned else "detach it first")
+            if self.state is ShareState.ACTIVE:
+                raise ShareBusy(f'share "{self.name}" has a client; end the client, or stop the share, first')
+            self._remember(removing=True)
+            await self.release()
+            self._context.store.remove(Kind.SHARE, self.name)
+            self.unlink()
+
+    async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
+        """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
+        async with self._turns.take():
+            if self.state.serves or self.state is ShareState.STOPPING:
+                raise WrongState(f'share "{self.name}" is {self.state}; stop it to set {dbus_name}')
+            spec = self.spec.with_option(dbus_name, signature, value)
+            if self.machine is not None:
+                self.machine.check_tag(spec.tag, besides=self.name)
+            before, self.spec = self.spec, spec
+            try:
+                self.save()
+            except OSError:
+                self.spec = before
+                raise
+            self._context.changed(self)
+
+    # for the machine that uses it
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a machine uses it that is not idle."""
+        return self.machine is not None and not self.machine.state.idle
+
+    def attach(self, machine: Machine | None) -> None:
+        """Belong to a machine, or to none."""
+        self.machine = machine
+        self._context.changed(self)
+
+    async def arguments(self) -> list[str]:
+        """virtiofsd's command line, everything that it needs checked.
+
+        :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
+        """
+        self.check_source()
+        self._check_group()
+        binary = await self._context.host.virtiofsd()
+        arguments = commands.virtiofsd_arguments(str(binary.path), self.spec, self._shared_dir())
+        missing = binary.missing(arguments[1:])
+        if missing:
+            raise NotSupported(
+                f'share "{self.name}" needs virtiofsd with {", ".join(missing)}; version {binary.version_text} '
+                "lacks it: install a newer one, or leave the option out"
+            )
+        return arguments
+
+    async def units(self, machine: str = "") -> tuple[Unit, Unit]:
+        """Socket and service, with the link that they name made. :raise VfsdError: as arguments()."""
+        arguments = await self.arguments()
+        self._make_link()
+        context = self._context
+        return units.share_units(self.spec, arguments, context.scope, context.paths, machine)
+
+    async def release(self) -> None:
+        """Stop the units and wait until their names are free. :raise UnitFailed: systemd could not."""
+        supervisor = self._context.supervisor
+        try:
+            await supervisor.stop(self.socket_unit)
+            await supervisor.stop(self.service_unit)
+        except SupervisorError as error:
+            raise UnitFailed(f'share "{self.name}" could not be stopped: {error}') from None
+        await supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
+        self._clear()
+
+    def machine_ended(self) -> None:
+        """The machine does not run any more: forget what it suffered, and listen again if on its own."""
+        self._clear()
+        if not self.owned:
+            self._context.spawn(self.listen_again())
+
+    def check_source(self) -> None:
+        """:raise SourceNotFound, InvalidArgs: the source is no directory."""
+        source = Path(self.spec.source)
+        try:
+            if source.is_dir():
+                return
+            exists = source.exists()
+        except OSError:
+            exists = False
+        if exists:
+            raise InvalidArgs(f'"{self.spec.source}", the source of share "{self.name}", is no directory; share one')
+        raise SourceNotFound(
+            f'"{self.spec.source}", the source of share "{self.name}", does not exist; create it, or name another'
+        )
+
+    # what systemd tells
+
+    def unit_changed(self, unit: str, status: UnitStatus) -> None:
+        """A unit of the share changed, or is gone."""
+        if unit == self.service_unit:
+            self._service_changed(status)
+        self.refresh()
+
+    def adopt(self) -> None:
+        """Take over the state in which systemd has the units."""
+        service = self._context.supervisor.status(self.service_unit)
+        self._begun = service.active == "active"
+        self.main_pid = service.main_pid if service.runs else 0
+        if self.in_use and not service.runs:
+            self._lose(outcome.virtiofsd_end(service, had_begun=True) or "virtiofsd ended")
+        self.state = self._observe()
+        if self.state is ShareState.STOPPED and self.memory.failure:
+            self.state, self.reason = ShareState.FAILED, self.memory.failure
+
+    def refresh(self, reason: str | None = None) -> None:
+        """Make state and reason what the units say."""
+        state = self._observe()
+        if reason is None:
+            reason = self._lost if state is ShareState.FAILED else self.reason
+            if state is ShareState.ACTIVE and self.state is not ShareState.ACTIVE:
+                reason = ""
+        self._set_state(state, reason)
+
+    def save(self) -> None:
+        """Write the definition. :raise OSError: it can't be written."""
+        if self.owned and self.machine is not None:
+            self.machine.own_share_changed(self.spec)
+        elif not self.configured:
+            self._context.store.save(Definition(self.spec, self.owner))
+
+    def unlink(self) -> None:
+        """Take the link to the source away."""
+        self._context.paths.source_link(self.name).unlink(missing_ok=True)
+
+    # inner workings
+
+    def _service_changed(self, status: UnitStatus) -> None:
+        was_running, self.main_pid = self.main_pid, status.main_pid if status.runs else 0
+        if status.active == "active":
+            self._begun = True
+            self._lost = ""
+        if status.runs or not (was_running or self._begun or status.active == "failed"):
+            return
+        problem = outcome.virtiofsd_end(status, had_begun=self._begun)
+        self._begun = False
+        if problem:
+            self.restarts += 1
+        if self.in_use and self.machine is not None and self.machine.state is not MachineState.STOPPING:
+            if problem:
+                self._lose(problem)
+            else:
+                self._context.spawn(self._judge_disconnect())
+        elif problem:
+            self.reason = f"{problem}; see journalctl -u {self.service_unit}"
+            self._remember(restarts=self.restarts)
+
+    def _lose(self, problem: str) -> None:
+        self._lost = problem
+
+    async def _judge_disconnect(self) -> None:
+        await asyncio.sleep(DISCONNECT_GRACE)
+        running = self.machine is not None and self.machine.state in (MachineState.RUNNING, MachineState.PAUSED)
+        if running and not self._context.supervisor.status(self.service_unit).runs:
+            self.restarts += 1
+            self._lose(f"virtiofsd ended the connection; its log says why: journalctl -u {self.service_unit}")
+            self.refresh()
+
+    def _observe(self) -> ShareState:
+        supervisor = self._context.supervisor
+        socket, service = supervisor.status(self.socket_unit), supervisor.status(self.service_unit)
+        if service.active in ("active", "activating"):
+            return ShareState.ACTIVE
+        if self._lost:
+            return ShareState.FAILED
+        if socket.active == "active":
+            return ShareState.LISTENING
+        if "deactivating" in (socket.active, service.active):
+            return ShareState.STOPPING
+        if socket.active == "failed":
+            return ShareState.FAILED
+        return self._trouble
+
+    def _set_state(self, state: ShareState, reason: str) -> None:
+        old = self.state
+        self.reason = reason
+        if old is state:
+            self._context.changed(self)
+            return
+        self.state = state
+        self.state_changed_usec = now_usec()
+        self._context.state_changed(self, old, state, reason)
+        if self.machine is not None and ShareState.FAILED in (old, state):
+            self.machine.share_changed(self, reason)
+
+    def _clear(self) -> None:
+        self._lost = ""
+        self._trouble = ShareState.STOPPED
+        self.refresh("")
+
+    async def _listen(self) -> None:
+        self._trouble = ShareState.STOPPED
+        try:
+            socket, service = await self.units()
+            await self._start_units(socket, service)
+        except (VfsdError, asyncio.CancelledError) as error:
+            gone = isinstance(error, SourceNotFound)
+            self._trouble = ShareState.UNAVAILABLE if gone else ShareState.FAILED
+            self.refresh(str(error))
+            if not gone:
+                self._remember(failure=str(error))
+            raise
+        self._remember(failure="")
+        self.refresh("")
+
+    async def _start_units(self, socket: Unit, service: Unit) -> None:
+        supervisor = self._context.supervisor
+        try:
+            try:
+                await supervisor.start(socket, [service])
+            except SupervisorError as error:
+                if not error.unit_exists:
+                    raise
+                # a unit of that name that systemd has not cleaned up yet
+                await supervisor.wait_gone([socket.name, service.name], CLEANUP_TIMEOUT)
+                await supervisor.start(socket, [service])
+        except SupervisorError as error:
+            raise UnitFailed(
+                f'share "{self.name}" could not start listening: {error}; see systemctl status {socket.name}'
+            ) from None
+
+    def _check_group(self) -> None:
+        if not self.spec.socket_group:
+            return
+        try:
+            grp.getgrnam(self.spec.socket_group)
+        except KeyError:
+            raise InvalidArgs(
+                f'group "{self.spec.socket_group}" of share "{self.name}" does not exist; name one that does'
+            ) from None
+
+    def _shared_dir(self) -> Path:
+        paths = self._context.paths
+        return paths.mount if self._context.scope is names.Scope.SYSTEM else paths.source_link(self.name)
+
+    def _make_link(self) -> None:
+        link = self._context.paths.source_link(self.name)
+        new = link.with_name(f".{link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(self.spec.source)
+        new.replace(link)
+
+    def _remember(self, **changes: Any) -> None:
+        if self.owned:
+            return
+        memory = dataclasses.replace(self.memory, **changes)
+        if memory != self.memory:
+            self.memory = memory
+            self._context.store.remember(Kind.SHARE, self.name, memory)
+
+    def _busy(self, remedy: str) -> ShareBusy:
+        machine = self.machine.name if self.machine else ""
+        return ShareBusy(f'share "{self.name}" is used by machine "{machine}"; {remedy}')
+
+
+async def why_virtiofsd_failed(context: Context, share: Share) -> str:
+    """What the failed virtiofsd of a share said last, added to how it ended."""
+    status = context.supervisor.status(share.service_unit)
+    words = await asyncio.to_thread(last_words, status.invocation, "virtiofsd")
+    return f"{share.last_failure}: {words}" if words else share.last_failure

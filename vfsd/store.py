@@ -1,0 +1,179 @@
+"""Definitions on disk: one JSON file for each share and machine, replaced atomically.
+
+Persistent ones live in the state folder, the others in the runtime folder until the next reboot. Beside them, in
+the runtime folder, stands what is remembered of an object until the reboot: whether it was stopped on request,
+whether it is being removed, and how it failed. systemd knows the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vfsd.errors import InvalidArgs, NotSupported
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, Option, ShareSpec
+from vfsd.names import Scope
+from vfsd.paths import Paths
+
+_FORMAT = 1
+_SUFFIX = ".json"
+_MEMORY = ".memory"
+
+
+class Kind(StrEnum):
+    """What a definition defines."""
+
+    SHARE = "share"
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A share or a machine, and who made it."""
+
+    spec: ShareSpec | MachineSpec
+    owner: int
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.SHARE if isinstance(self.spec, ShareSpec) else Kind.MACHINE
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of an object until the next reboot."""
+
+    stopped: bool = False
+    """A share that was stopped on request, and is not to listen again by itself."""
+    removing: bool = False
+    failure: str = ""
+    restarts: int = 0
+    since_usec: int = 0
+    accelerator: str = ""
+    autostarted: bool = False
+
+
+BadFile = Callable[[Path, str], None]
+"""Told of a file that can't be used, and why."""
+
+
+class Store:
+    """The definitions of one vfsd."""
+
+    def __init__(self, paths: Paths, scope: Scope) -> None:
+        self._paths = paths
+        self._scope = scope
+
+    def save(self, definition: Definition) -> None:
+        """Write a definition; the old one stays until the new one is whole. :raise OSError: it can't be written."""
+        spec = definition.spec
+        document = {"format": _FORMAT, "owner": definition.owner, **_document(spec)}
+        _replace(self._file(definition.kind, spec.name, spec.persistent), document, sync=spec.persistent)
+
+    def remove(self, kind: Kind, name: str) -> None:
+        """Forget an object: its definition, wherever it is, and what is remembered of it."""
+        for persistent in (True, False):
+            self._file(kind, name, persistent).unlink(missing_ok=True)
+        self._memory_file(kind, name).unlink(missing_ok=True)
+
+    def load(self, bad: BadFile) -> Iterator[Definition]:
+        """All definitions, shares first."""
+        for kind in Kind:
+            for folder, persistent in ((self._paths.definitions, True), (self._paths.runtime_definitions, False)):
+                for path in sorted(folder.glob(f"{kind}-*{_SUFFIX}")):
+                    name = path.name[len(kind) + 1 : -len(_SUFFIX)]
+                    try:
+                        document = json.loads(path.read_text())
+                        yield Definition(
+                            self._spec(kind, name, persistent, document), int(document.get("owner", 0))
+                        )
+                    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                        bad(path, f"it is damaged ({type(error).__name__}: {error})")
+                    except (InvalidArgs, NotSupported) as error:
+                        bad(path, str(error))
+
+    def remember(self, kind: Kind, name: str, memory: Memory) -> None:
+        """Write what is to be remembered until the reboot."""
+        path = self._memory_file(kind, name)
+        if memory == Memory():
+            path.unlink(missing_ok=True)
+        else:
+            _replace(path, dataclasses.asdict(memory), sync=False)
+
+    def recall(self, kind: Kind, name: str) -> Memory:
+        """What is remembered; the defaults if nothing is, or it can't be read."""
+        try:
+            known = json.loads(self._memory_file(kind, name).read_text())
+            return Memory(**known)
+        except (OSError, ValueError, TypeError):
+            return Memory()
+
+    def _file(self, kind: Kind, name: str, persistent: bool) -> Path:  # noqa: FBT001
+        folder = self._paths.definitions if persistent else self._paths.runtime_definitions
+        return folder / f"{kind}-{name}{_SUFFIX}"
+
+    def _memory_file(self, kind: Kind, name: str) -> Path:
+        return self._paths.runtime_definitions / f"{kind}-{name}{_MEMORY}"
+
+    def _spec(
+        self, kind: Kind, name: str, persistent: bool, document: Mapping[str, Any]  # noqa: FBT001
+    ) -> ShareSpec | MachineSpec:
+        if document["format"] != _FORMAT:
+            raise ValueError(f"format {document['format']} is unknown")
+        if kind is Kind.SHARE:
+            return _share(name, document, self._scope, persistent=persistent)
+        options = _typed(MACHINE_OPTIONS, document["options"])
+        spec = MachineSpec.from_options(name, self._scope, options)
+        shares = tuple(
+            _share(share["name"], share, self._scope, persistent=False) for share in document["shares"]
+        )
+        return dataclasses.replace(
+            spec, persistent=persistent, shares=shares, attached=tuple(document["attached"])
+        )
+
+
+def _share(name: str, document: Mapping[str, Any], scope: Scope, *, persistent: bool) -> ShareSpec:
+    options = _typed(SHARE_OPTIONS, document["options"])
+    spec = ShareSpec.from_options(name, document["source"], scope, options)
+    return dataclasses.replace(spec, persistent=persistent)
+
+
+def _typed(table: Mapping[str, Option], options: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    return {key: (table[key].signature, value) for key, value in options.items()}
+
+
+def _document(spec: ShareSpec | MachineSpec) -> dict[str, Any]:
+    if isinstance(spec, ShareSpec):
+        options = {name: option.to_dbus(spec) for name, option in SHARE_OPTIONS.items()}
+        return {"source": spec.source, "options": options}
+    return {
+        "options": {name: option.to_dbus(spec) for name, option in MACHINE_OPTIONS.items()},
+        "shares": [{"name": share.name, **_document(share)} for share in spec.shares],
+        "attached": list(spec.attached),
+    }
+
+
+def _replace(path: Path, document: Mapping[str, Any], *, sync: bool) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(document, file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,80 @@
+"""What the domain knows of a service manager, whoever talks to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vfsd.units import Unit
+
+
+class SupervisorError(Exception):
+    """The service manager refused, or a job failed."""
+
+    def __init__(self, message: str, *, unit_exists: bool = False, no_such_unit: bool = False) -> None:
+        super().__init__(message)
+        self.unit_exists = unit_exists
+        """The name is taken; also said of a masked unit, and of one that is not yet cleaned up."""
+        self.no_such_unit = no_such_unit
+        """The unit is not loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """What is known of a unit. The properties of a service stay at their defaults for other units."""
+
+    active: str = "inactive"
+    sub: str = "dead"
+    main_pid: int = 0
+    result: str = "success"
+    exit_code: int = 0
+    """CLD_EXITED (1), CLD_KILLED (2), CLD_DUMPED (3), or 0 while nothing ended."""
+    exit_status: int = 0
+    invocation: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the unit is up, coming up or going down."""
+        return self.active not in ("inactive", "failed")
+
+
+UnitWatcher = Callable[[str, UnitStatus, bool], None]
+"""Called with a unit's name, its status, and whether systemd forgot it (then the status is the last known)."""
+
+
+class Supervisor(Protocol):
+    """The part of systemd's interface that vfsd lives on."""
+
+    watcher: UnitWatcher | None
+
+    @property
+    def version(self) -> int:
+        """systemd's version."""
+
+    def status(self, unit: str) -> UnitStatus:
+        """What is known of a unit; a unit that is not loaded is inactive."""
+
+    async def start(self, unit: Unit, aux: Sequence[Unit]) -> None:
+        """Make transient units in one call and wait until the first is started.
+
+        :raise SupervisorError: nothing was made, or the start failed.
+        """
+
+    async def stop(self, unit: str) -> None:
+        """Stop a unit and wait until it is stopped; no error if it is not loaded."""
+
+    async def begin_stop(self, unit: str) -> None:
+        """Ask for a unit's stop without waiting for its end. :raise SupervisorError: refused."""
+
+    async def kill(self, unit: str, signal: int) -> None:
+        """Send a signal to all processes of a unit; no error if it is not loaded."""
+
+    async def reset_failed(self, unit: str) -> None:
+        """Let the manager forget that a unit failed; no error if it is not loaded."""
+
+    async def invocation(self, unit: str) -> str:
+        """The id of a loaded unit's current run, as the journal has it; "" if unknown."""
+
+    async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
+        """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""

@@ -1,0 +1,238 @@
+"""The service manager, PID 1 or a user's, over D-Bus (org.freedesktop.systemd1(5))."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+
+from dbus_next import Message, Variant
+
+from vfsd import names
+from vfsd.bus.connection import CallError, Connection
+from vfsd.supervisor import SupervisorError, UnitStatus, UnitWatcher
+from vfsd.units import Unit
+
+log = logging.getLogger(__name__)
+
+_NAME = "org.freedesktop.systemd1"
+_MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_UNIT_INTERFACE = f"{_NAME}.Unit"
+_SERVICE_INTERFACE = f"{_NAME}.Service"
+_OUR_UNITS = f"/org/freedesktop/systemd1/unit/{names.label_escape('vfsd-')}"
+JOB_TIMEOUT = 20.0
+"""Seconds that a job may take before the caller is told that it did not end."""
+
+
+_FIELDS = {
+    "ActiveState": "active",
+    "SubState": "sub",
+    "MainPID": "main_pid",
+    "Result": "result",
+    "ExecMainCode": "exit_code",
+    "ExecMainStatus": "exit_status",
+}
+
+
+class _Jobs:
+    """Results of jobs, noted from before the call that makes them."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, str] = {}
+        self.changed = asyncio.Event()
+
+
+class Systemd:
+    """The part of systemd's interface that vfsd lives on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._owner = ""
+        self._status: dict[str, UnitStatus] = {}
+        self._jobs: set[_Jobs] = set()
+        self._forgotten = asyncio.Event()
+        self.watcher: UnitWatcher | None = None
+        self.version = 0
+
+    async def subscribe(self) -> None:
+        """Begin to follow vfsd's units. Must come before anything is listed or started."""
+        connection = self._connection
+        connection.on_signal(self._on_signal)
+        rules = [
+            f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',arg0='{_UNIT_INTERFACE}'",
+            f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',arg0='{_SERVICE_INTERFACE}'",
+            f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='JobRemoved'",
+            f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='UnitRemoved'",
+            f"type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{_NAME}'",
+        ]
+        owner, version, *_ = await asyncio.gather(
+            connection.call_bus("GetNameOwner", "s", _NAME),
+            connection.call(*_MANAGER[:2], _PROPERTIES, "Get", "ss", [_MANAGER[2], "Version"]),
+            *(connection.add_match(rule) for rule in rules),
+        )
+        self._owner = owner[0]
+        digits = version[0].value.lstrip("v").split(".")[0].split("-")[0].split("~")[0].split(" ")[0]
+        self.version = int(digits) if digits.isdecimal() else 0
+        await connection.call(*_MANAGER, "Subscribe")
+
+    def status(self, unit: str) -> UnitStatus:
+        """What is known of a unit; a unit that is not loaded is inactive."""
+        return self._status.get(unit, UnitStatus())
+
+    async def enumerate(self) -> None:
+        """Learn the status of every unit of vfsd's that is loaded. Call after subscribe()."""
+        patterns = [f"{names.SHARE_UNIT_PREFIX}*", f"{names.MACHINE_UNIT_PREFIX}*"]
+        [units] = await self._connection.call(
+            *_MANAGER, "ListUnitsByPatterns", "asas", [[], patterns]
+        )
+        for name, _, _, active, sub, *_ in units:
+            self._status[name] = UnitStatus(active=active, sub=sub)
+        services = [unit[0] for unit in units if unit[0].endswith(".service") and unit[3] != "inactive"]
+        await asyncio.gather(*(self._learn_service(unit) for unit in services))
+
+    async def _learn_service(self, unit: str) -> None:
+        wanted = ("MainPID", "Result", "ExecMainCode", "ExecMainStatus")
+        path = names.unit_object_path(unit)
+        values = await asyncio.gather(
+            *(
+                self._connection.call(_NAME, path, _PROPERTIES, "Get", "ss", [_SERVICE_INTERFACE, name])
+                for name in wanted
+            ),
+            return_exceptions=True,
+        )
+        known = {_FIELDS[n]: v[0].value for n, v in zip(wanted, values, strict=True) if isinstance(v, list)}
+        if unit in self._status:
+            self._status[unit] = dataclasses.replace(self._status[unit], **known)
+
+    async def start(self, unit: Unit, aux: Sequence[Unit]) -> None:
+        """Make transient units in one call and wait until the first is started.
+
+        :raise SupervisorError: nothing was made, or the start failed.
+        """
+        body = [
+            unit.name,
+            "fail",
+            _properties(unit),
+            [[other.name, _properties(other)] for other in aux],
+        ]
+        await self._run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+
+    async def stop(self, unit: str) -> None:
+        """Stop a unit and wait until it is stopped; no error if it is not loaded."""
+        try:
+            await self._run_job("StopUnit", "ss", [unit, "replace"])
+        except SupervisorError as error:
+            if not error.no_such_unit:
+                raise
+
+    async def begin_stop(self, unit: str) -> None:
+        """Ask for a unit's stop without waiting for its end. :raise SupervisorError: refused."""
+        await self._call("StopUnit", "ss", [unit, "replace"])
+
+    async def kill(self, unit: str, signal: int) -> None:
+        """Send a signal to all processes of a unit; no error if it is not loaded."""
+        try:
+            await self._call("KillUnit", "ssi", [unit, "all", signal])
+        except SupervisorError as error:
+            if not error.no_such_unit:
+                raise
+
+    async def reset_failed(self, unit: str) -> None:
+        """Let systemd forget that a unit failed; no error if it is not loaded."""
+        try:
+            await self._call("ResetFailedUnit", "s", [unit])
+        except SupervisorError as error:
+            if not error.no_such_unit:
+                raise
+
+    async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
+        """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
+        try:
+            async with asyncio.timeout(timeout):
+                while any(unit in self._status for unit in units):
+                    self._forgotten.clear()
+                    await self._forgotten.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def invocation(self, unit: str) -> str:
+        """The invocation id of a unit, as the journal has it; "" if it is not loaded."""
+        path = names.unit_object_path(unit)
+        try:
+            [value] = await self._connection.call(
+                _NAME, path, _PROPERTIES, "Get", "ss", [_UNIT_INTERFACE, "InvocationID"]
+            )
+        except CallError:
+            return ""
+        return bytes(value.value).hex()
+
+    async def _call(self, member: str, signature: str, body: list[object]) -> list[object]:
+        try:
+            return await self._connection.call(*_MANAGER, member, signature, body)
+        except CallError as error:
+            raise SupervisorError(
+                error.message,
+                unit_exists=error.name == f"{_NAME}.UnitExists",
+                no_such_unit=error.name == f"{_NAME}.NoSuchUnit",
+            ) from None
+
+    async def _run_job(self, member: str, signature: str, body: list[object]) -> None:
+        jobs = _Jobs()
+        self._jobs.add(jobs)  # armed before the call: the job may be over before the reply is looked at
+        try:
+            [path] = await self._call(member, signature, body)
+            async with asyncio.timeout(JOB_TIMEOUT):
+                while str(path) not in jobs.results:
+                    jobs.changed.clear()
+                    await jobs.changed.wait()
+        except TimeoutError:
+            raise SupervisorError(f"systemd did not end the job of {body[0]} in time") from None
+        finally:
+            self._jobs.discard(jobs)
+        result = jobs.results[str(path)]
+        if result not in ("done", "skipped"):
+            raise SupervisorError(f"systemd's job of {body[0]} ended as {result}")
+
+    def _on_signal(self, message: Message) -> None:
+        if message.member == "NameOwnerChanged" and message.sender == "org.freedesktop.DBus":
+            if message.body[0] == _NAME:
+                self._owner = message.body[2]
+        elif message.sender != self._owner:
+            return  # anybody may send a signal to us alone
+        elif message.member == "PropertiesChanged":
+            if message.path.startswith(_OUR_UNITS):
+                self._on_properties(names.unit_from_object_path(message.path), message.body[1])
+        elif message.member == "JobRemoved":
+            for jobs in self._jobs:
+                jobs.results[message.body[1]] = message.body[3]
+                jobs.changed.set()
+        elif message.member == "UnitRemoved":
+            self._on_removed(message.body[0])
+
+    def _on_properties(self, unit: str, changed: dict[str, Variant]) -> None:
+        known = {_FIELDS[name]: value.value for name, value in changed.items() if name in _FIELDS}
+        if "InvocationID" in changed:
+            known["invocation"] = bytes(changed["InvocationID"].value).hex()
+        old = self.status(unit)
+        new = dataclasses.replace(old, **known)
+        if unit in self._status and new == old:
+            return
+        self._status[unit] = new
+        self._notify(unit, new, gone=False)
+
+    def _on_removed(self, unit: str) -> None:
+        last = self._status.pop(unit, None)
+        self._forgotten.set()
+        if last is not None:
+            self._notify(unit, dataclasses.replace(last, active="inactive", sub="dead", main_pid=0), gone=True)
+
+    def _notify(self, unit: str, status: UnitStatus, *, gone: bool) -> None:
+        if self.watcher is not None:
+            self.watcher(unit, status, gone)
+
+
+def _properties(unit: Unit) -> Iterable[list[object]]:
+    return [[name, Variant(signature, value)] for name, signature, value in unit.properties]

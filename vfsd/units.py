@@ -1,0 +1,191 @@
+"""Transient unit properties: pure functions from what is wanted to what systemd is told.
+
+How the units hold together, and why (each point was found by running it):
+
+- One StartTransientUnit call makes everything: the machine's service is the unit; its slice, its own socket and
+  the socket and service of each share are auxiliary units. Either all come into being or none.
+- A socket vanishes with its machine through StopWhenUnneeded=. A share that stands alone must not have it.
+- The machine has Wants= on its share sockets, not Requires=: stopping one by hand must not stop the guest.
+- KillSignal=SIGINT ends virtiofsd cleanly; on SIGTERM it exits 1 and the unit would show as failed.
+- FlushPending= keeps a virtiofsd that cannot start from being started over and over by the connection that
+  waits; StartLimitIntervalUSec=0 lets a healthy one be started as often as clients come.
+- virtiofsd has neither PartOf= nor BindsTo= on the machine: they race with the end of the connection. After= on
+  the machine's side gives the order: guest, QEMU, virtiofsd.
+- OpenFile= makes systemd connect to the share sockets and pass the descriptors on, so that QEMU needs no right
+  to reach them. Passed sockets come first (in the order of Listen), then the OpenFile= ones, from 3 on.
+- Commands are set with `no-env-expand`: otherwise ${X} in a path would be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vfsd import hardening, names
+from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
+from vfsd.names import Scope
+from vfsd.paths import MachinePaths, Paths
+
+Property = tuple[str, str, Any]
+"""Name, D-Bus signature, value."""
+
+STOP_GRACE_USEC = 10 * USEC_PER_SEC
+"""What QEMU gets after the guest's own time is over, before systemd kills it."""
+
+CONSOLE_INPUT_FD, MONITOR_FD, STOP_MONITOR_FD, CONSOLE_FD = range(3, 7)
+"""Descriptors of the machine's own socket unit, in the order of its Listen."""
+FIRST_SHARE_FD = 7
+MACHINE_FD_NAME = "vfsd"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One transient unit."""
+
+    name: str
+    properties: list[Property] = field(default_factory=list)
+
+
+def command(arguments: Sequence[str], *, ignore_failure: bool = False) -> Any:
+    """One entry of ExecStartEx=, ExecStopEx=: type a(sasas), nothing in it expanded."""
+    flags = ["no-env-expand"] + (["ignore-failure"] if ignore_failure else [])
+    return [[arguments[0], list(arguments), flags]]
+
+
+def share_units(
+    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str = ""
+) -> tuple[Unit, Unit]:
+    """Socket and service of one share; with `machine`, as a part of that machine."""
+    return _share_socket(spec, paths, machine), _share_service(spec, arguments, scope, paths, machine)
+
+
+def _share_socket(spec: ShareSpec, paths: Paths, machine: str) -> Unit:
+    properties: list[Property] = [
+        ("Description", "s", f"virtio-fs share {spec.name} (socket)"),
+        ("Listen", "a(ss)", [["Stream", str(paths.share_socket(spec.name))]]),
+        ("SocketMode", "u", 0o660 if spec.socket_group else 0o600),
+        ("RemoveOnStop", "b", True),
+        ("FlushPending", "b", True),
+        ("CollectMode", "s", "inactive-or-failed"),
+        ("Slice", "s", _slice(machine)),
+    ]
+    if spec.socket_group:
+        properties.append(("SocketGroup", "s", spec.socket_group))
+    if machine:
+        properties.append(("StopWhenUnneeded", "b", True))
+    return Unit(names.share_socket_unit(spec.name), properties)
+
+
+def _share_service(
+    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str
+) -> Unit:
+    properties: list[Property] = [
+        ("Description", "s", f"virtio-fs share {spec.name}"),
+        ("Type", "s", "exec"),
+        ("ExecStartEx", "a(sasas)", command(arguments)),
+        ("KillSignal", "i", 2),
+        ("StartLimitIntervalUSec", "t", 0),
+        ("CollectMode", "s", "inactive-or-failed"),
+        ("Slice", "s", _slice(machine)),
+        ("SyslogIdentifier", "s", "virtiofsd"),
+        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
+        ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
+        *hardening.virtiofsd(spec, scope, paths),
+    ]
+    return Unit(names.share_service_unit(spec.name), properties)
+
+
+def machine_units(
+    spec: MachineSpec,
+    arguments: Sequence[str],
+    stop_command: Sequence[str],
+    share_names: Sequence[str],
+    scope: Scope,
+    paths: Paths,
+    *,
+    open_files: bool,
+) -> tuple[Unit, list[Unit]]:
+    """The machine's service, and its socket and slice, which go before the shares' units in the call.
+
+    :param share_names: the shares in the order of QEMU's descriptors.
+    :param open_files: whether this systemd has OpenFile= (253 and later).
+    """
+    own = paths.machine(spec.name)
+    sockets = [names.share_socket_unit(share) for share in share_names]
+    services = [names.share_service_unit(share) for share in share_names]
+    socket = names.machine_socket_unit(spec.name)
+    properties: list[Property] = [
+        ("Description", "s", f"virtual machine {spec.name}"),
+        ("Type", "s", "exec"),
+        ("ExecStartEx", "a(sasas)", command(arguments)),
+        ("ExecStopEx", "a(sasas)", command(stop_command, ignore_failure=True)),
+        ("NotifyAccess", "s", "exec"),
+        ("Sockets", "as", [socket]),
+        ("Requires", "as", [socket]),
+        ("Wants", "as", sockets),
+        ("After", "as", [socket, *sockets, *services]),
+        ("CollectMode", "s", "inactive-or-failed"),
+        ("Slice", "s", names.machine_slice(spec.name)),
+        ("KillMode", "s", "mixed"),
+        ("TimeoutStopUSec", "t", spec.shutdown_timeout_usec + STOP_GRACE_USEC),
+        ("SyslogIdentifier", "s", f"vfsd-{spec.name}"),
+        ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
+        ("StandardInputFileDescriptorName", "s", MACHINE_FD_NAME),
+        *hardening.qemu(spec, scope),
+    ]
+    if open_files:
+        opened = [[str(paths.share_socket(share)), f"share{n}", 0] for n, share in enumerate(share_names)]
+        properties.append(("OpenFile", "a(sst)", opened))
+    return Unit(names.machine_unit(spec.name), properties), [_machine_slice(spec), _machine_socket(spec, own)]
+
+
+def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
+    listen = [
+        ["FIFO", str(own.console_input)],
+        ["Stream", str(own.monitor)],
+        ["Stream", str(own.stop_monitor)],
+        ["Stream", str(own.console)],
+    ]
+    properties: list[Property] = [
+        ("Description", "s", f"virtual machine {spec.name} (monitors and console)"),
+        ("Listen", "a(ss)", listen),
+        ("FileDescriptorName", "s", MACHINE_FD_NAME),
+        ("SocketMode", "u", 0o600),
+        ("RemoveOnStop", "b", True),
+        ("FlushPending", "b", True),
+        ("StopWhenUnneeded", "b", True),
+        ("CollectMode", "s", "inactive-or-failed"),
+        ("Slice", "s", names.machine_slice(spec.name)),
+    ]
+    return Unit(names.machine_socket_unit(spec.name), properties)
+
+
+def _machine_slice(spec: MachineSpec) -> Unit:
+    properties: list[Property] = [
+        ("Description", "s", f"virtual machine {spec.name} and its shares"),
+        ("StopWhenUnneeded", "b", True),
+        ("CollectMode", "s", "inactive-or-failed"),
+    ]
+    return Unit(names.machine_slice(spec.name), properties)
+
+
+def _slice(machine: str) -> str:
+    return names.machine_slice(machine) if machine else names.ROOT_SLICE
+
+
+def _log_fields(*, share: str = "", machine: str = "") -> list[bytes]:
+    fields = {"VFSD_SHARE": share, "VFSD_MACHINE": machine}
+    return [f"{key}={value}".encode() for key, value in fields.items() if value]
+
+
+def stop_command(python: str, script: Path, own: MachinePaths, timeout_usec: int) -> list[str]:
+    """What ExecStop= runs: asks the guest to power off, and waits for it.
+
+    The shell asks first whether QEMU still runs (systemd sets MAINPID only then), since this is run after the
+    guest powered itself off too, and a shell takes a tenth of Python's time to say so.
+    """
+    ask = 'test -z "$MAINPID" || exec "$0" "$@"'
+    helper = [python, "-I", "-S", str(script), str(own.stop_monitor), str(own.deadline), str(timeout_usec)]
+    return ["/bin/sh", "-c", ask, *helper]
