@@ -1,0 +1,216 @@
+"""`vfsctl machine`: QEMU machines and the shares that they see."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
+from vfsd.cli.errors import CliError
+from vfsd.cli.lazy import Group
+from vfsd.cli.objects import MACHINE, object_of, print_properties, say, with_steps
+from vfsd.cli.options import MACHINE_FLAGS, MACHINE_REST
+from vfsd.cli.output import Column, print_json, print_table, size
+from vfsd.cli.progress import spinning
+from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.values import Options, Typed, parse_timespan
+
+if TYPE_CHECKING:
+    from vfsd.cli.proxy import Client
+
+IDLE = ("stopped", "failed")
+START_TIMEOUT = 60.0
+"""Seconds. Starting many shares on a busy host may take longer than a call should."""
+POLL_INTERVAL = 5.0
+"""Seconds between looks at a machine whose signals are awaited: vfsd may be restarted between them."""
+
+COLUMNS = (
+    Column("MACHINE"),
+    Column("STATE"),
+    Column("PID", right=True),
+    Column("ACCEL"),
+    Column("MEMORY", right=True),
+    Column("CPUS", right=True),
+    Column("SHARES"),
+)
+
+
+@click.group(cls=Group)
+@global_options
+def machine() -> None:
+    """QEMU machines, each with the shares that its guest sees."""
+
+
+@machine.command(epilog=f"{SHARE_HELP}\n{MACHINE_REST}")
+@click.argument("name")
+@boot_options(MACHINE_FLAGS)
+@click.option("--persistent", is_flag=True, help="Keep the definition across a reboot.")
+@global_options
+@pass_session
+def add(session: Session, /, name: str, persistent: bool, **given: Any) -> None:
+    """Define the machine NAME; it is not started."""
+    options = machine_options(MACHINE_FLAGS, given)
+    if persistent:
+        options["Persistent"] = Typed("b", True)
+
+    async def body(client: Client) -> dict[str, Any]:
+        (path,) = await client.manager("CreateMachine", "sa{sv}", name, options)
+        return await client.properties(path, MACHINE.interface)
+
+    made = session.run(body)
+    if session.json:
+        print_json(made)
+    say(session, f'{name} is defined; "vfsctl {session.flag}machine start {name}" starts it.')
+
+
+@machine.command()
+@click.argument("name")
+@global_options
+@pass_session
+def start(session: Session, name: str) -> None:
+    """Start its shares and its QEMU; return when the guest's processors run."""
+
+    async def body(client: Client) -> None:
+        starting = client.manager("StartMachine", "s", name, within=START_TIMEOUT)
+        await with_steps(client, session, name, f"Starting {name}", starting)
+
+    session.run(body)
+
+
+@machine.command()
+@click.argument("name")
+@click.option("--timeout", metavar="TIME", help="How long the guest has, such as 30s, before force is used.")
+@click.option("--wait", is_flag=True, help="Return when it has stopped, not when the guest was asked.")
+@global_options
+@pass_session
+def shutdown(session: Session, name: str, timeout: str | None, wait: bool) -> None:
+    """Ask the guest to power off."""
+    usec = parse_timespan(timeout) if timeout else 0
+
+    async def body(client: Client) -> None:
+        if not wait:
+            await MACHINE.call(client, name, "Shutdown", "t", usec)
+            return
+        with spinning(f"Shutting down {name}", shown=session.interactive):
+            async with client.signals() as queue:
+                await MACHINE.call(client, name, "Shutdown", "t", usec)
+                await wait_idle(client, name, queue)
+
+    session.run(body)
+
+
+async def wait_idle(client: Client, name: str, queue: asyncio.Queue[Any]) -> dict[str, Any]:
+    """Wait until a machine runs no longer, and return its properties.
+
+    :param queue: vfsd's signals. They only say when to look again, so a restarted vfsd loses nothing.
+    :raise CallFailed: the machine is gone.
+    """
+    while True:
+        found = await MACHINE.show(client, name)
+        if found["State"] in IDLE:
+            return found
+        try:
+            async with asyncio.timeout(POLL_INTERVAL):
+                while object_of((await queue.get()).path) not in ((MACHINE.noun, name), ("service", "")):
+                    pass
+        except TimeoutError:
+            continue
+
+
+def _simple(member: str, help_text: str) -> None:
+    """A command that calls one method of a machine, and says nothing."""
+
+    @click.argument("name")
+    @global_options
+    @pass_session
+    def command(session: Session, name: str) -> None:
+        session.run(lambda client: MACHINE.call(client, name, member))
+
+    machine.command(member.lower(), help=help_text)(command)
+
+
+_simple("Kill", "End its QEMU at once; the guest loses what it has not written.")
+_simple("Pause", "Stop the guest's processors.")
+_simple("Resume", "Let the guest's processors go on.")
+_simple("Reset", "Reset the guest as the reset button does.")
+
+
+@machine.command()
+@click.argument("name", nargs=-1, required=True)
+@global_options
+@pass_session
+def remove(session: Session, name: tuple[str, ...]) -> None:
+    """Forget machines that do not run, and the shares made with them."""
+
+    async def body(client: Client) -> None:
+        for each in name:
+            await client.manager("RemoveMachine", "s", each)
+
+    session.run(body)
+
+
+@machine.command("list")
+@global_options
+@pass_session
+def list_machines(session: Session) -> None:
+    """All machines, by name."""
+
+    async def body(client: Client) -> dict[str, dict[str, Any]]:
+        return MACHINE.named(await client.objects())
+
+    machines = session.run(body)
+    if session.json:
+        print_json(list(machines.values()))
+    else:
+        print_table(COLUMNS, [machine_row(item) for item in machines.values()], legend=session.legend)
+
+
+@machine.command()
+@click.argument("name")
+@global_options
+@pass_session
+def show(session: Session, name: str) -> None:
+    """All properties of a machine."""
+    print_properties(session, session.run(lambda client: MACHINE.show(client, name)))
+
+
+@machine.command()
+@click.argument("name")
+@click.argument("share")
+@click.option("--mount-point", metavar="DIR", help="Where the guest mounts it.")
+@global_options
+@pass_session
+def attach(session: Session, name: str, share: str, mount_point: str | None) -> None:
+    """Give the machine NAME the SHARE, which no machine has yet."""
+    options: Options = {}
+    if mount_point:
+        if not mount_point.startswith("/"):
+            raise CliError(f'the mount point "{mount_point}" is not an absolute path')
+        options["MountPoint"] = Typed("s", mount_point)
+    session.run(lambda client: MACHINE.call(client, name, "AttachShare", "sa{sv}", share, options))
+
+
+@machine.command()
+@click.argument("name")
+@click.argument("share")
+@global_options
+@pass_session
+def detach(session: Session, name: str, share: str) -> None:
+    """Take the SHARE from the machine NAME; one made with the machine is removed."""
+    session.run(lambda client: MACHINE.call(client, name, "DetachShare", "s", share))
+
+
+def machine_row(item: dict[str, Any]) -> list[str]:
+    """A machine's line in a table of `COLUMNS`."""
+    shares = [object_of(path)[1].removeprefix(f"{item['Name']}.") for path in item["Shares"]]
+    return [
+        item["Name"],
+        item["State"] + (" (degraded)" if item["Degraded"] else ""),
+        str(item["MainPID"] or "-"),
+        item["AcceleratorInUse"] or "-",
+        size(item["Memory"]),
+        str(item["CPUs"]),
+        ", ".join(shares) or "-",
+    ]

@@ -1,0 +1,128 @@
+"""vfsctl's entry: the group of commands, and the one place where a failure becomes text and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vfsd import __version__
+from vfsd.cli.errors import (
+    EXIT_CODES_HELP,
+    CallFailed,
+    CliError,
+    Exit,
+    Explanation,
+    Unreachable,
+    explain,
+    explain_unreachable,
+)
+from vfsd.cli.lazy import LazyCommand, LazyGroup
+from vfsd.cli.output import clean
+from vfsd.cli.session import Session, global_options
+
+DEBUG = "VFSCTL_DEBUG"
+"""Set in the environment, it lets a bug of vfsctl end in a traceback."""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+COMMANDS = {
+    "check": LazyCommand("vfsd.cli.check:check", "Check what virtio-fs needs on this host."),
+    "run": LazyCommand("vfsd.cli.run:run", "Boot a guest with directories shared; gone when it ends."),
+    "status": LazyCommand("vfsd.cli.status:status", "What there is and how it does."),
+    "share": LazyCommand("vfsd.cli.share:share", "Directories behind a virtiofsd socket."),
+    "machine": LazyCommand("vfsd.cli.machine:machine", "QEMU machines and the shares they see."),
+    "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
+    "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EXIT_CODES_HELP, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="vfsctl")
+@global_options
+def cli() -> None:
+    """Share directories with QEMU guests over virtio-fs, and run such guests.
+
+    vfsctl talks to vfsd over D-Bus; D-Bus starts vfsd when it is needed.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run vfsctl and return its exit code; nothing is raised."""
+    session = Session()
+    _open_standard_streams()
+    try:
+        # The name that is shown should be the one to type, also when started as "python3 -m vfsd.cli".
+        result = cli.main(args=args, prog_name="vfsctl", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _usage(error)
+    except (CallFailed, Unreachable, CliError) as error:
+        code = _fail(_explain(error, session))
+        return code if session.failure_code is None or code == Exit.USAGE else session.failure_code
+    except (KeyboardInterrupt, click.Abort):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone (`| head`). What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _fail(_explain_bug(error))
+    return _code(result)
+
+
+def _open_standard_streams() -> None:
+    """A descriptor that the caller closed (`>&-`) must not be taken by the next file that is opened."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+            setattr(sys, name, os.fdopen(number, mode))
+
+
+def _explain(error: CallFailed | Unreachable | CliError, session: Session) -> Explanation:
+    if isinstance(error, CallFailed):
+        return explain(error, session.scope)
+    if isinstance(error, Unreachable):
+        return explain_unreachable(error, session.scope)
+    return Explanation(str(error), error.hint, error.code)
+
+
+def _explain_bug(error: Exception) -> Explanation:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = f"python3-{error.name.partition('.')[0].replace('_', '-')}"
+        return Explanation(f"the Python module {error.name} is missing", f"install {package}.", Exit.FAILED)
+    sentence = f"this is a bug in vfsctl: {type(error).__name__}: {error}"
+    return Explanation(sentence, f"with {DEBUG}=1 in the environment it shows where.", Exit.FAILED)
+
+
+def _code(result: Any) -> int:
+    return result if isinstance(result, int) else Exit.DONE
+
+
+def _usage(error: click.ClickException) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f'see "{context.command_path} --help".' if context else ""
+    return _fail(Explanation(error.format_message(), hint, Exit.USAGE))
+
+
+def _fail(explanation: Explanation) -> int:
+    click.echo(f"{_bold('Error:', 'red')} {_sentence(clean(explanation.sentence))}", err=True)
+    if explanation.hint:
+        click.echo(f"{_bold('Hint:', 'cyan')} {_sentence(explanation.hint)}", err=True)
+    return explanation.code
+
+
+def _bold(text: str, colour: str) -> str:
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=True)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    first = text[:1].upper() + text[1:]
+    return first if first.endswith((".", "!", "?")) else f"{first}."

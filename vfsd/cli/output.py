@@ -1,0 +1,158 @@
+"""What vfsctl prints on standard output: JSON for programs, tables and details for people.
+
+A table for a terminal is fitted to its width, in colour, by rich. What goes into a pipe or a file is plain
+and whole, and costs no import of rich.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ELLIPSIS = "…"
+MIDDLE_MIN = 16
+"""Characters of a path that are shown however narrow the terminal is."""
+
+_STATE_COLOURS = {
+    "running": "green",
+    "active": "green",
+    "listening": "cyan",
+    "paused": "yellow",
+    "starting": "yellow",
+    "stopping": "yellow",
+    "unavailable": "red",
+    "failed": "red",
+    "pass": "green",
+    "warn": "yellow",
+    "fail": "red",
+}
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    title: str
+    right: bool = False
+    path: bool = False
+    """Shortened in the middle, where the parts of a path that tell least are."""
+
+
+def state_colour(state: str) -> str | None:
+    """The colour in which a state is shown; None for the terminal's own."""
+    return "yellow" if state.endswith("(degraded)") else _STATE_COLOURS.get(state)
+
+
+def clean(text: str) -> str:
+    """The text with every control character escaped: a path may hold a newline or a terminal's commands."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode()
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document, indented."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on one line, at once."""
+    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, legend: bool = True) -> None:
+    """Print rows below a head (without one if not `legend`)."""
+    cleaned = [[clean(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_fitted(columns, cleaned, legend)
+    else:
+        _print_plain(columns, cleaned, legend)
+
+
+def print_details(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print `name: value` lines, the colons below each other."""
+    shown = [(name, clean(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{name:>{width}}: {value}")
+
+
+def _print_plain(columns: Sequence[Column], rows: list[list[str]], legend: bool) -> None:
+    lines = [[column.title for column in columns], *rows] if legend else rows
+    widths = [max((len(line[index]) for line in lines), default=0) for index in range(len(columns))]
+    for line in lines:
+        cells = (
+            f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_fitted(columns: Sequence[Column], rows: list[list[str]], legend: bool) -> None:
+    # 50 ms that only a person at a terminal waits for.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    width = shutil.get_terminal_size().columns
+    table = Table(box=None, pad_edge=False, show_header=legend, header_style="bold")
+    _add_columns(table, columns)
+    for row in shorten_paths(columns, rows, width):
+        cells = zip(row, columns, strict=True)
+        table.add_row(*(Text(cell, (state_colour(cell) or "") if not c.path else "") for cell, c in cells))
+    Console(width=width, highlight=False).print(table)
+
+
+def _add_columns(table: Table, columns: Sequence[Column]) -> None:
+    for column in columns:
+        table.add_column(
+            column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis"
+        )
+
+
+def shorten_paths(columns: Sequence[Column], rows: list[list[str]], width: int) -> list[list[str]]:
+    """The rows with the paths in them cut in the middle, so that a line fits in `width`."""
+    natural = [
+        max([len(column.title), *(len(row[index]) for row in rows)]) for index, column in enumerate(columns)
+    ]
+    paths = [index for index, column in enumerate(columns) if column.path]
+    if not paths:
+        return rows
+    others = sum(natural) - sum(natural[index] for index in paths) + 2 * len(columns)
+    limit = max((width - others) // len(paths), MIDDLE_MIN)
+    return [
+        [shorten_middle(cell, limit) if index in paths else cell for index, cell in enumerate(row)]
+        for row in rows
+    ]
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """The beginning and the (longer) end of what is too long, an ellipsis between."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 3
+    return text[:head] + ELLIPSIS + text[len(text) - (width - 1 - head) :]
+
+
+def size(number: int) -> str:
+    """Bytes for people: `2G`, `1.5M`; whole numbers of a unit stay exact."""
+    for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if number >= 1 << shift:
+            scaled = number / (1 << shift)
+            return f"{scaled:.0f}{unit}" if scaled == int(scaled) else f"{scaled:.1f}{unit}"
+    return str(number)
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 share`, `2 shares`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,225 @@
+"""A small D-Bus client; the only module of vfsctl that knows the D-Bus library."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageFlag, MessageType
+from dbus_next.errors import AuthError, InvalidAddressError
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from vfsd.cli.errors import DISCONNECTED, NO_REPLY, CallFailed, CliError, Exit, Unreachable
+from vfsd.cli.values import Typed
+from vfsd.names import BUS_NAME, MANAGER_INTERFACE, ROOT_PATH, Scope
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 25.0
+"""Seconds; what D-Bus clients use, and what the interface promises to stay below."""
+
+_BUS = "org.freedesktop.DBus"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+_SYSTEM_BUS_SOCKET = "/run/dbus/system_bus_socket"
+
+Objects = dict[str, dict[str, dict[str, Any]]]
+"""Properties by interface by object path."""
+
+
+class Signal(NamedTuple):
+    """A signal as it came from the bus."""
+
+    path: str
+    interface: str
+    member: str
+    body: list[Any]
+
+
+class Client:
+    """A connection to one bus, for calls to vfsd and signals from it."""
+
+    def __init__(self, bus: Any) -> None:
+        """:param bus: a connected MessageBus; only some of its methods have types."""
+        self._bus = bus
+
+    def close(self) -> None:
+        """End the connection."""
+        self._bus.disconnect()
+
+    async def call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        destination: str = BUS_NAME,
+        within: float = CALL_TIMEOUT,
+    ) -> list[Any]:
+        """Call a method and return what it answers, variants unpacked; `Typed` values in `body` become some.
+
+        :raise CallFailed: the answer is an error, or none came within that many seconds.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=[_pack(value) for value in body],
+            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if sys.stdin.isatty() else MessageFlag.NONE,
+        )
+        try:
+            reply = await asyncio.wait_for(self._bus.call(message), within)
+        except TimeoutError:
+            raise CallFailed(NO_REPLY, f"no answer within {within:.0f} seconds") from None
+        except (OSError, EOFError) as error:
+            raise CallFailed(DISCONNECTED, str(error)) from None
+        if reply is None:
+            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+        if reply.message_type is MessageType.ERROR:
+            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
+            raise CallFailed(reply.error_name, text)
+        return [_unpack(value) for value in reply.body]
+
+    async def manager(
+        self, member: str, signature: str = "", *body: Any, within: float = CALL_TIMEOUT
+    ) -> list[Any]:
+        """Call a method of the root object's Manager interface. :raise CallFailed: see `call()`."""
+        return await self.call(ROOT_PATH, MANAGER_INTERFACE, member, signature, *body, within=within)
+
+    async def properties(self, path: str, interface: str) -> dict[str, Any]:
+        """All properties of an object. :raise CallFailed: see `call()`."""
+        (found,) = await self.call(path, _PROPERTIES, "GetAll", "s", interface)
+        return dict(found)
+
+    async def objects(self) -> Objects:
+        """All shares and machines with their properties. :raise CallFailed: see `call()`."""
+        (found,) = await self.call(ROOT_PATH, _OBJECT_MANAGER, "GetManagedObjects")
+        return dict(found)
+
+    async def is_running(self) -> bool:
+        """Whether vfsd is on the bus; unlike any call to it, this does not start it."""
+        (owned,) = await self.call(
+            "/org/freedesktop/DBus", _BUS, "NameHasOwner", "s", BUS_NAME, destination=_BUS
+        )
+        return bool(owned)
+
+    async def closed(self) -> None:
+        """Return when the bus has closed the connection."""
+        with suppress(Exception):
+            await self._bus.wait_for_disconnect()
+
+    @asynccontextmanager
+    async def signals(self, path_namespace: str = ROOT_PATH) -> AsyncIterator[asyncio.Queue[Signal]]:
+        """Receive vfsd's signals from `path_namespace` down, and NameOwnerChanged of its name."""
+        queue: asyncio.Queue[Signal] = asyncio.Queue()
+
+        def receive(message: Message) -> None:
+            if message.message_type is MessageType.SIGNAL and (
+                message.path.startswith(ROOT_PATH) or message.member == "NameOwnerChanged"
+            ):
+                body = [_unpack(value) for value in message.body]
+                queue.put_nowait(Signal(message.path, message.interface, message.member, body))
+
+        rules = (
+            f"type='signal',sender='{BUS_NAME}',path_namespace='{path_namespace}'",
+            f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{BUS_NAME}'",
+        )
+        self._bus.add_message_handler(receive)
+        try:
+            for rule in rules:
+                await self.call("/org/freedesktop/DBus", _BUS, "AddMatch", "s", rule, destination=_BUS)
+            yield queue
+        finally:
+            self._bus.remove_message_handler(receive)
+            # On a dead connection there is nothing left to remove.
+            with suppress(CallFailed):
+                for rule in rules:
+                    await self.call("/org/freedesktop/DBus", _BUS, "RemoveMatch", "s", rule, destination=_BUS)
+
+
+def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    """Run `body` with a connection to that bus, and close it.
+
+    :raise Unreachable: there is no bus.
+    """
+
+    async def connected() -> T:
+        client = await connect(scope)
+        try:
+            return await body(client)
+        finally:
+            client.close()
+
+    return asyncio.run(connected())
+
+
+async def connect(scope: Scope) -> Client:
+    """Connect to the bus. :raise Unreachable: there is none, or it refuses this user."""
+    what = "your user bus" if scope is Scope.USER else "the system bus"
+    try:
+        bus = MessageBus(bus_address=_bus_address(scope))
+        await asyncio.wait_for(bus.connect(), CALL_TIMEOUT)
+    except TimeoutError:
+        raise Unreachable(f"{what} does not answer") from None
+    except (AuthError, InvalidAddressError) as error:
+        raise Unreachable(f"{what} refuses the connection: {error}") from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Unreachable(f"there is no {what.split(' ', 1)[1]} to talk to: {reason}") from None
+    return Client(bus)
+
+
+def _bus_address(scope: Scope) -> str:
+    """Where the bus listens, by sd-bus' rules: the library's own know neither XDG_RUNTIME_DIR nor `/run`."""
+    if scope is Scope.SYSTEM:
+        return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or f"unix:path={_SYSTEM_BUS_SOCKET}"
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
+    if address:
+        return address
+    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    return f"unix:path={quote(str(Path(folder, 'bus')), safe='/')}"
+
+
+def _pack(value: Any) -> Any:
+    """`Typed` to variant, at any depth."""
+    if isinstance(value, Typed):
+        return Variant(value.signature, _pack(value.value))
+    if isinstance(value, dict):
+        return {key: _pack(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pack(item) for item in value]
+    if isinstance(value, str):
+        _check_utf8(value)
+    return value
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode(errors="replace")
+        raise CliError(
+            f'"{shown}" is not UTF-8, which is all that D-Bus carries', "rename it.", Exit.USAGE
+        ) from None
+
+
+def _unpack(value: Any) -> Any:
+    """Variant to its value, at any depth."""
+    if isinstance(value, Variant):
+        return _unpack(value.value)
+    if isinstance(value, dict):
+        return {key: _unpack(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unpack(item) for item in value]
+    return value

@@ -1,0 +1,96 @@
+"""What the command line said for every command: which bus, and how to print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from vfsd.names import Scope
+
+if TYPE_CHECKING:
+    from vfsd.cli.proxy import Client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def default_scope() -> Scope:
+    """The user's own vfsd; the system's for root."""
+    return Scope.SYSTEM if os.geteuid() == 0 else Scope.USER
+
+
+@dataclass
+class Session:
+    """The global options."""
+
+    chosen: Scope | None = None
+    json: bool = False
+    legend: bool = True
+    failure_code: int | None = None
+    """The exit code of any failure, if this command's own codes need another than usual."""
+
+    @property
+    def scope(self) -> Scope:
+        """Whose vfsd is meant."""
+        return self.chosen or default_scope()
+
+    @property
+    def flag(self) -> str:
+        """The option that names the bus in a command line which is shown to be copied; "" for the default."""
+        return f"--{self.scope.value} " if self.scope is not default_scope() else ""
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person looks at stderr, where progress is shown."""
+        return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    def run(self, body: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        """Connect to the bus and run `body` with the connection.
+
+        :raise CallFailed, Unreachable: as the calls in it.
+        """
+        # dbus_next and asyncio cost as much as the rest of vfsctl together; only who calls the bus pays.
+        from vfsd.cli import proxy  # noqa: PLC0415
+
+        return proxy.run(self.scope, body)
+
+
+pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+def _choose_scope(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        scope = Scope(param.name or "")
+        session = ctx.ensure_object(Session)
+        if session.chosen not in (None, scope):
+            raise click.UsageError("--user and --system exclude each other.", ctx)
+        session.chosen = scope
+
+
+def _choose_flag(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        session = ctx.ensure_object(Session)
+        if param.name == "json":
+            session.json = True
+        else:
+            session.legend = False
+
+
+def global_options(command: Decorated) -> Decorated:
+    """The options that stand before and, because people type them there, after the command."""
+    for flag, help_text, callback in (
+        ("--no-legend", "Print tables without head.", _choose_flag),
+        ("--json", "Print JSON, with the names that the bus uses.", _choose_flag),
+        ("--system", "Talk to the system's vfsd (the default for root).", _choose_scope),
+        ("--user", "Talk to the user's own vfsd (the default otherwise).", _choose_scope),
+    ):
+        command = click.option(
+            flag, is_flag=True, expose_value=False, is_eager=True, help=help_text, callback=callback
+        )(command)
+    return command

@@ -1,0 +1,129 @@
+"""`vfsctl share`: directories behind a virtiofsd socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vfsd.cli.lazy import Group
+from vfsd.cli.objects import SHARE, object_of, print_properties, say
+from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
+from vfsd.cli.output import Column, print_json, print_table
+from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.values import Typed, absolute
+from vfsd.model import SHARE_OPTIONS
+
+if TYPE_CHECKING:
+    from vfsd.cli.proxy import Client
+
+COLUMNS = (
+    Column("SHARE"),
+    Column("STATE"),
+    Column("MACHINE"),
+    Column("MODE"),
+    Column("PID", right=True),
+    Column("SOURCE", path=True),
+)
+
+
+@click.group(cls=Group)
+@global_options
+def share() -> None:
+    """Directories of this host, each behind one virtiofsd socket.
+
+    A share that no machine uses listens for any VMM, on the SocketPath that "vfsctl share show NAME" prints.
+    """
+
+
+@share.command(epilog=SHARE_REST)
+@click.argument("name")
+@click.argument("source")
+@property_options(SHARE_FLAGS, SHARE_OPTIONS)
+@click.option("--persistent", is_flag=True, help="Keep the definition across a reboot.")
+@global_options
+@pass_session
+def add(session: Session, /, name: str, source: str, persistent: bool, **given: Any) -> None:
+    """Share the directory SOURCE under NAME and listen for a client."""
+    options = collect(SHARE_FLAGS, SHARE_OPTIONS, given)
+    if persistent:
+        options["Persistent"] = Typed("b", True)
+    folder = absolute(source)
+
+    async def body(client: Client) -> dict[str, Any]:
+        (path,) = await client.manager("CreateShare", "ssa{sv}", name, folder, options)
+        return await client.properties(path, SHARE.interface)
+
+    made = session.run(body)
+    if session.json:
+        print_json(made)
+    say(session, f"{made['Name']} listens on {made['SocketPath']}")
+
+
+@share.command()
+@click.argument("name")
+@global_options
+@pass_session
+def start(session: Session, name: str) -> None:
+    """Listen again on a stopped share's socket."""
+    session.run(lambda client: SHARE.call(client, name, "Start"))
+
+
+@share.command()
+@click.argument("name")
+@global_options
+@pass_session
+def stop(session: Session, name: str) -> None:
+    """Stop listening and end its virtiofsd; the share stays defined."""
+    session.run(lambda client: SHARE.call(client, name, "Stop"))
+
+
+@share.command()
+@click.argument("name", nargs=-1, required=True)
+@global_options
+@pass_session
+def remove(session: Session, name: tuple[str, ...]) -> None:
+    """Stop shares and forget them; the directories stay untouched."""
+
+    async def body(client: Client) -> None:
+        for each in name:
+            await client.manager("RemoveShare", "s", each)
+
+    session.run(body)
+
+
+@share.command("list")
+@global_options
+@pass_session
+def list_shares(session: Session) -> None:
+    """All shares, by name."""
+
+    async def body(client: Client) -> dict[str, dict[str, Any]]:
+        return SHARE.named(await client.objects())
+
+    shares = session.run(body)
+    if session.json:
+        print_json(list(shares.values()))
+    else:
+        print_table(COLUMNS, [share_row(item) for item in shares.values()], legend=session.legend)
+
+
+@share.command()
+@click.argument("name")
+@global_options
+@pass_session
+def show(session: Session, name: str) -> None:
+    """All properties of a share."""
+    print_properties(session, session.run(lambda client: SHARE.show(client, name)))
+
+
+def share_row(item: dict[str, Any]) -> list[str]:
+    """A share's line in a table of `COLUMNS`."""
+    return [
+        item["Name"],
+        item["State"],
+        object_of(item["Machine"])[1] or "-",
+        "ro" if item["ReadOnly"] else "rw",
+        str(item["MainPID"] or "-"),
+        item["Source"],
+    ]
