@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vfsd import commands, power_off, units
 from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
-from vfsd.errors import InvalidArgs, PrerequisiteMissing
+from vfsd.errors import InvalidArgs
 from vfsd.model import Firmware
 from vfsd.share import Share
 from vfsd.units import CONSOLE_FD, FIRST_SHARE_FD, MONITOR_FD, STOP_MONITOR_FD, Unit
@@ -88,9 +88,8 @@ def _devices(context: Context, shares: list[Share], *, open_files: bool) -> list
 
 async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
     spec = machine.spec
-    console = MachineArchitecture.of(qemu.arch).console
     if spec.builtin:
-        return await _builtin(context, machine, console)
+        return await _builtin(context, machine)
     paths = context.paths.machine(spec.name)
     uefi = None
     if spec.firmware is Firmware.UEFI:
@@ -103,7 +102,9 @@ async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
         initrd = _link(paths.link("initrd"), "initrd", spec.initrd, spec.name) if spec.initrd else None
         root = _root_share(machine)
         arguments = commands.kernel_arguments(
-            spec, console, root.spec.tag if root else "", root_read_only=bool(root and root.spec.read_only)
+            spec,
+            MachineArchitecture.of(qemu.arch).console,
+            root.spec.tag if root else "", root_read_only=bool(root and root.spec.read_only)
         )
     elif spec.root_share:
         raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
@@ -113,21 +114,19 @@ async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
     return Boot(kernel, initrd, arguments, image, image_format, uefi)
 
 
-async def _builtin(context: Context, machine: Machine, console: str) -> Boot:
-    from vfsd.guest import builtin  # noqa: PLC0415  # most machines never need it
+async def _builtin(context: Context, machine: Machine) -> Boot:
+    from vfsd import guest  # noqa: PLC0415  # most machines never need it
 
     mounts = [
-        builtin.Mount(share.spec.tag, share.spec.mount_point, share.spec.read_only) for share in machine.shares
+        guest.Mount(share.spec.tag, share.spec.mount_point, share.spec.read_only) for share in machine.shares
     ]
     try:
-        kernel = await asyncio.to_thread(builtin.find_kernel)
-        guest = await asyncio.to_thread(builtin.build, kernel, context.paths.builtin)
-        arguments = builtin.kernel_arguments(mounts, console=console)
-    except builtin.GuestUnavailable as error:
-        raise PrerequisiteMissing(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
-    if machine.spec.append:
-        arguments = [*arguments, machine.spec.append]
-    return Boot(guest.kernel, guest.initrd, " ".join(arguments))
+        arguments = guest.kernel_arguments(mounts, append=machine.spec.append)
+    except ValueError as error:
+        raise InvalidArgs(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
+    kernel = await asyncio.to_thread(guest.find_kernel)
+    built = await asyncio.to_thread(guest.build, kernel, context.paths.builtin)
+    return Boot(built.kernel, built.initrd, " ".join(arguments))
 
 
 def _root_share(machine: Machine) -> Share | None:

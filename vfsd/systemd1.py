@@ -21,6 +21,7 @@ _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freede
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _UNIT_INTERFACE = f"{_NAME}.Unit"
 _SERVICE_INTERFACE = f"{_NAME}.Service"
+_OUR_PATTERNS = ["vfsd-*.service", "vfsd-*.socket", "vfsd-*.slice"]
 _OUR_UNITS = f"/org/freedesktop/systemd1/unit/{names.label_escape('vfsd-')}"
 JOB_TIMEOUT = 20.0
 """Seconds that a job may take before the caller is told that it did not end."""
@@ -53,6 +54,8 @@ class Systemd:
         self._status: dict[str, UnitStatus] = {}
         self._jobs: set[_Jobs] = set()
         self._forgotten = asyncio.Event()
+        self._reloading = False
+        self._catching_up: asyncio.Task[None] | None = None
         self.watcher: UnitWatcher | None = None
         self.version = 0
 
@@ -65,6 +68,7 @@ class Systemd:
             f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',arg0='{_SERVICE_INTERFACE}'",
             f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='JobRemoved'",
             f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='UnitRemoved'",
+            f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='Reloading'",
             f"type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{_NAME}'",
         ]
         owner, version, *_ = await asyncio.gather(
@@ -83,14 +87,35 @@ class Systemd:
 
     async def enumerate(self) -> None:
         """Learn the status of every unit of vfsd's that is loaded. Call after subscribe()."""
-        patterns = [f"{names.SHARE_UNIT_PREFIX}*", f"{names.MACHINE_UNIT_PREFIX}*"]
-        [units] = await self._connection.call(
-            *_MANAGER, "ListUnitsByPatterns", "asas", [[], patterns]
-        )
+        self._status = await self._list_units()
+        services = [unit for unit, known in self._status.items() if unit.endswith(".service") and known.runs]
+        failed = [unit for unit, known in self._status.items() if known.active == "failed"]
+        await asyncio.gather(*(self._learn_service(unit) for unit in (*services, *failed)))
+
+    async def _list_units(self) -> dict[str, UnitStatus]:
+        [units] = await self._connection.call(*_MANAGER, "ListUnitsByPatterns", "asas", [[], _OUR_PATTERNS])
+        found = {}
         for name, _, _, active, sub, *_ in units:
-            self._status[name] = UnitStatus(active=active, sub=sub)
-        services = [unit[0] for unit in units if unit[0].endswith(".service") and unit[3] != "inactive"]
-        await asyncio.gather(*(self._learn_service(unit) for unit in services))
+            found[name] = dataclasses.replace(self.status(name), active=active, sub=sub)
+        return found
+
+    async def _after_reload(self) -> None:
+        """Catch up: while systemd reloads, it says of every unit that it was removed."""
+        try:
+            found = await self._list_units()
+        except CallError:
+            log.exception("systemd's units can't be listed after its reload")
+            return
+        before, self._status = self._status, found
+        self._reloading = False
+        self._forgotten.set()
+        for unit, status in found.items():
+            if before.get(unit) != status:
+                self._notify(unit, status, gone=False)
+        for unit, last in before.items():
+            if unit not in found:
+                gone = dataclasses.replace(last, active="inactive", sub="dead", main_pid=0)
+                self._notify(unit, gone, gone=True)
 
     async def _learn_service(self, unit: str) -> None:
         wanted = ("MainPID", "Result", "ExecMainCode", "ExecMainStatus")
@@ -210,7 +235,12 @@ class Systemd:
                 jobs.results[message.body[1]] = message.body[3]
                 jobs.changed.set()
         elif message.member == "UnitRemoved":
-            self._on_removed(message.body[0])
+            if not self._reloading:
+                self._on_removed(message.body[0])
+        elif message.member == "Reloading":
+            self._reloading = True
+            if not message.body[0]:
+                self._catching_up = asyncio.get_running_loop().create_task(self._after_reload())
 
     def _on_properties(self, unit: str, changed: dict[str, Variant]) -> None:
         known = {_FIELDS[name]: value.value for name, value in changed.items() if name in _FIELDS}

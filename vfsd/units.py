@@ -122,7 +122,6 @@ def machine_units(
         ("ExecStartEx", "a(sasas)", command(arguments)),
         ("ExecStopEx", "a(sasas)", command(stop_command, ignore_failure=True)),
         ("NotifyAccess", "s", "exec"),
-        ("Sockets", "as", [socket]),
         ("Requires", "as", [socket]),
         ("Wants", "as", sockets),
         ("After", "as", [socket, *sockets, *services]),
