@@ -37,7 +37,6 @@ STOP_GRACE_USEC = 10 * USEC_PER_SEC
 CONSOLE_INPUT_FD, MONITOR_FD, STOP_MONITOR_FD, CONSOLE_FD = range(3, 7)
 """Descriptors of the machine's own socket unit, in the order of its Listen."""
 FIRST_SHARE_FD = 7
-MACHINE_FD_NAME = "vfsd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ def machine_units(
     properties: list[Property] = [
         ("Description", "s", f"virtual machine {spec.name}"),
         ("Type", "s", "exec"),
-        ("ExecStartEx", "a(sasas)", command(arguments)),
+        ("ExecStartEx", "a(sasas)", command(with_console_input(arguments))),
         ("ExecStopEx", "a(sasas)", command(stop_command, ignore_failure=True)),
         ("NotifyAccess", "s", "exec"),
         ("Requires", "as", [socket]),
@@ -131,7 +130,8 @@ def machine_units(
         ("TimeoutStopUSec", "t", spec.shutdown_timeout_usec + STOP_GRACE_USEC),
         ("SyslogIdentifier", "s", f"vfsd-{spec.name}"),
         ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
-        ("StandardInputFileDescriptorName", "s", MACHINE_FD_NAME),
+        ("StandardOutput", "s", "journal"),
+        ("StandardError", "s", "journal"),
         *hardening.qemu(spec, scope),
     ]
     if open_files:
@@ -150,7 +150,6 @@ def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
     properties: list[Property] = [
         ("Description", "s", f"virtual machine {spec.name} (monitors and console)"),
         ("Listen", "a(ss)", listen),
-        ("FileDescriptorName", "s", MACHINE_FD_NAME),
         ("SocketMode", "u", 0o600),
         ("RemoveOnStop", "b", True),
         ("FlushPending", "b", True),
@@ -177,6 +176,15 @@ def _slice(machine: str) -> str:
 def _log_fields(*, share: str = "", machine: str = "") -> list[bytes]:
     fields = {"VFSD_SHARE": share, "VFSD_MACHINE": machine}
     return [f"{key}={value}".encode() for key, value in fields.items() if value]
+
+
+def with_console_input(arguments: Sequence[str]) -> list[str]:
+    """Run QEMU with the FIFO of its socket unit as standard input.
+
+    QEMU's console ends with its standard input, so that must be a FIFO that never ends. StandardInput=fd: would
+    do the same, were it not that systemd applies it to ExecStop= too, to which it passes no sockets.
+    """
+    return ["/bin/sh", "-c", f'exec "$0" "$@" <&{CONSOLE_INPUT_FD} {CONSOLE_INPUT_FD}<&-', *arguments]
 
 
 def stop_command(python: str, script: Path, own: MachinePaths, timeout_usec: int) -> list[str]:
