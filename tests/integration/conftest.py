@@ -1,0 +1,60 @@
+"""Fixtures: a vfsd in each scope, left as clean as it was found."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import TESTER, Client, Vfsd, clean, wait_for
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests need the lab: elsewhere they must not touch anybody's vfsd."""
+    if Path("/etc/hostname").read_text().strip() != "vfsd-lab":
+        for item in items:
+            if "integration" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason="runs in the lab only: make test"))
+
+
+@pytest.fixture(params=["system", "user"])
+def vfsd(request: pytest.FixtureRequest) -> Iterator[Vfsd]:
+    """A running vfsd without objects; the test fails if it leaves something behind that can't be removed."""
+    service = Vfsd(request.param)
+    service.systemctl("reset-failed", "vfsd.service", check=False)
+    service.systemctl("start", "vfsd.service")
+    yield service
+    service.systemctl("reset-failed", "vfsd.service", check=False)
+    service.systemctl("start", "vfsd.service")
+    clean(service)
+    wait_for(lambda: not service.leftovers(), "everything is gone", 10) if service.leftovers() else None
+    assert service.leftovers() == []
+
+
+    """The system's vfsd; use with `only_system`."""
+    return vfsd
+
+
+only_system = pytest.mark.parametrize("vfsd", ["system"], indirect=True)
+only_user = pytest.mark.parametrize("vfsd", ["user"], indirect=True)
+
+
+    """A client of that vfsd which collects signals."""
+    connected = await Client.connect(vfsd)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def folder(vfsd: Vfsd) -> Iterator[Path]:
+    """A folder that the scope's user owns, to be shared. Not on overlayfs, not below /tmp or a home."""
+    base = Path("/srv")
+    base.mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix="vfsd-test-", dir=base))
+    if vfsd.scope == "user":
+        shutil.chown(made, TESTER, TESTER)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)

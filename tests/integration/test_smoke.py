@@ -1,0 +1,31 @@
+"""The main job: a directory is shared with a booting guest, which writes into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.harness import MACHINE, Client, Vfsd, until
+
+
+async def test_a_guest_boots_and_writes_into_the_share(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    (folder / "from-host").write_text("hello")
+    command = "cat /data/from-host > /data/from-guest"
+    path = await client.create_machine(
+        "smoke",
+        Builtin=("b", True),
+        Memory=("t", 256 << 20),
+        Append=("s", "vfsd.exec=" + command.replace(" ", "\\x20").replace(">", "\\x3e")),
+        Shares=("a(ssa{sv})", [[str(folder), "/data", {}]]),
+    )
+    await client.call(path, MACHINE, "Start")
+    assert await client.get(path, MACHINE, "State") == "running"
+    await until(lambda: (path, "stopped") in ended(client), "the guest powers off", 40)
+    assert (folder / "from-guest").read_text() == "hello"
+    assert (folder / "from-guest").stat().st_uid == vfsd.owner_uid
+    states = [new for _, new, _ in client.signals.states(path)]
+    assert states == ["starting", "running", "stopped"]
+
+
+def ended(client: Client) -> list[tuple[str, str]]:
+    seen = client.signals.seen
+    return [(message.path, message.body[1]) for message in seen if message.member == "StateChanged"]
