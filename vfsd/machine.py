@@ -282,7 +282,7 @@ class Machine:
         self.main_pid = status.main_pid if status.runs else 0
         if self._starting:
             self._context.changed(self)
-        elif status.active == "deactivating" and self._live:
+        elif status.active == "deactivating" and status.main_pid and self._live:
             self._set_state(MachineState.STOPPING, "systemd stops the unit")
         elif not status.runs and not self.state.idle:
             self._ended(status)

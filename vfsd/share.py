@@ -192,8 +192,9 @@ class Share:
         """Stop the units and wait until their names are free. :raise UnitFailed: systemd could not."""
         supervisor = self._context.supervisor
         try:
-            await supervisor.stop(self.socket_unit)
-            await supervisor.stop(self.service_unit)
+            for unit in (self.socket_unit, self.service_unit):
+                if supervisor.status(unit).runs:
+                    await supervisor.stop(unit)
         except SupervisorError as error:
             raise UnitFailed(f'share "{self.name}" could not be stopped: {error}') from None
         await supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)

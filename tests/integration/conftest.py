@@ -42,10 +42,12 @@ only_system = pytest.mark.parametrize("vfsd", ["system"], indirect=True)
 only_user = pytest.mark.parametrize("vfsd", ["user"], indirect=True)
 
 
+@pytest.fixture
+async def client(vfsd: Vfsd) -> AsyncIterator[Client]:
     """A client of that vfsd which collects signals."""
     connected = await Client.connect(vfsd)
     yield connected
-    connected.close()
+    await connected.close()
 
 
 @pytest.fixture

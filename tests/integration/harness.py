@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -189,7 +190,12 @@ class Client:
     @classmethod
     async def connect(cls, vfsd: Vfsd) -> Client:
         kind = BusType.SYSTEM if vfsd.scope == "system" else BusType.SESSION
-        client = cls(await MessageBus(bus_address=vfsd.bus_address(), bus_type=kind).connect())
+        # a user's bus lets in nobody else, root neither; the bus sees who connects, once
+        os.setresuid(vfsd.owner_uid, vfsd.owner_uid, 0)
+        try:
+            client = cls(await MessageBus(bus_address=vfsd.bus_address(), bus_type=kind).connect())
+        finally:
+            os.setresuid(0, 0, 0)
         await client.raw(
             "org.freedesktop.DBus",
             "/org/freedesktop/DBus",
@@ -248,8 +254,13 @@ class Client:
         managed = "org.freedesktop.DBus.ObjectManager"
         return dict(await self.call(ROOT, managed, "GetManagedObjects"))
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """End the connection; dbus-next leaves its socket open."""
         self.bus.disconnect()
+        with contextlib.suppress(Exception):
+            await self.bus.wait_for_disconnect()
+        self.bus._stream.close()
+        self.bus._sock.close()
 
 
 async def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vfsd.guest.command_line import escape
+
 from tests.integration.harness import MACHINE, Client, Vfsd, until
 
 
@@ -14,7 +16,7 @@ async def test_a_guest_boots_and_writes_into_the_share(vfsd: Vfsd, client: Clien
         "smoke",
         Builtin=("b", True),
         Memory=("t", 256 << 20),
-        Append=("s", "vfsd.exec=" + command.replace(" ", "\\x20").replace(">", "\\x3e")),
+        Append=("s", f"vfsd.exec={escape(command)}"),
         Shares=("a(ssa{sv})", [[str(folder), "/data", {}]]),
     )
     await client.call(path, MACHINE, "Start")
