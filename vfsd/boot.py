@@ -104,7 +104,8 @@ async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
         arguments = commands.kernel_arguments(
             spec,
             MachineArchitecture.of(qemu.arch).console,
-            root.spec.tag if root else "", root_read_only=bool(root and root.spec.read_only)
+            root.spec.tag if root else "",
+            root_read_only=bool(root and root.spec.read_only),
         )
     elif spec.root_share:
         raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
@@ -137,14 +138,18 @@ def _root_share(machine: Machine) -> Share | None:
     by_name = (share for share in machine.shares if share.name == wanted)
     root = next(by_tag, None) or next(by_name, None)
     if root is None:
-        raise InvalidArgs(f'machine "{machine.name}" has no share "{wanted}" to boot from; attach it, or name another')
+        raise InvalidArgs(
+            f'machine "{machine.name}" has no share "{wanted}" to boot from; attach it, or name another'
+        )
     return root
 
 
 def _link(link: Path, what: str, target: str, name: str) -> Path:
     """Make a link to a file of the user's, under a name that units may hold."""
     if not os.access(target, os.R_OK) or Path(target).is_dir():
-        raise InvalidArgs(f'"{target}", the {what} of machine "{name}", is no file that can be read; name another')
+        raise InvalidArgs(
+            f'"{target}", the {what} of machine "{name}", is no file that can be read; name another'
+        )
     link.unlink(missing_ok=True)
     link.symlink_to(target)
     return link

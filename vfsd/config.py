@@ -160,5 +160,3 @@ def _size(value: Any) -> Any:
             raise _BadKey("memory", 'memory must be a number of bytes, or a text such as "2G"')
         return value
     return int(match[1]) << (10 * " KMGT".index(match[2] or " "))
-
-

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vfsd.journal import Journal
 from vfsd.names import Scope
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vfsd.machine import Machine
     from vfsd.share import Share
 
-    Thing = Share | Machine
+Thing: TypeAlias = "Share | Machine"
 
 log = logging.getLogger(__name__)
 

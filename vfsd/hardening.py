@@ -63,7 +63,7 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
     bind = "BindReadOnlyPaths" if spec.read_only else "BindPaths"
     # the guest sees file systems mounted below the source, so the bind is recursive (MS_REC)
     bound = [[str(paths.source_link(spec.name)), str(paths.mount), False, 0x4000]]
-    capabilities = _ACT_AS_THE_GUESTS_USERS
+    capabilities: tuple[str, ...] = _ACT_AS_THE_GUESTS_USERS
     if spec.sandbox is Sandbox.CHROOT:
         capabilities += ("CAP_SYS_CHROOT",)
     if spec.sandbox is Sandbox.NAMESPACE:

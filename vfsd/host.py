@@ -17,7 +17,11 @@ from vfsd.errors import PrerequisiteMissing
 from vfsd.kvm import KvmVerdict, kvm_works
 from vfsd.paths import Paths
 
-_FIRMWARE_FOLDERS = (Path("/etc/qemu/firmware"), Path("/usr/local/share/qemu/firmware"), Path("/usr/share/qemu/firmware"))
+_FIRMWARE_FOLDERS = (
+    Path("/etc/qemu/firmware"),
+    Path("/usr/local/share/qemu/firmware"),
+    Path("/usr/share/qemu/firmware"),
+)
 _Answer = TypeVar("_Answer")
 
 
@@ -43,7 +47,9 @@ class Host:
         """The QEMU to run."""
         binary = await self._find(find_qemu)
         if not binary.vhost_user_fs:
-            raise PrerequisiteMissing(f"QEMU {binary.version_text} has no vhost-user-fs-pci; install a full QEMU ≥ 4.2")
+            raise PrerequisiteMissing(
+                f"QEMU {binary.version_text} has no vhost-user-fs-pci; install a full QEMU ≥ 4.2"
+            )
         self._learn(Versions(binary.version_text, self.versions.virtiofsd))
         return binary
 
@@ -72,7 +78,9 @@ class Host:
         if verdict.usable:
             return "kvm"
         if wanted == "kvm":
-            raise PrerequisiteMissing(f"KVM does not work on this host: {verdict.reason}; set Accelerator to tcg or auto")
+            raise PrerequisiteMissing(
+                f"KVM does not work on this host: {verdict.reason}; set Accelerator to tcg or auto"
+            )
         return "tcg"
 
     def forget_kvm(self) -> None:
@@ -128,13 +136,20 @@ def _uefi(architecture: str, variables: Path) -> UefiFirmware:
             )
             mapping = described["mapping"]
             flash = fits and mapping["device"] == "flash" and mapping["executable"]["format"] == "raw"
-            if not flash or {"secure-boot", "amd-sev", "intel-tdx", "amd-sev-es"} & set(described["features"]):
+            if not flash or {"secure-boot", "amd-sev", "intel-tdx", "amd-sev-es"} & set(
+                described["features"]
+            ):
                 continue
-            code, template = Path(mapping["executable"]["filename"]), Path(mapping["nvram-template"]["filename"])
+            code, template = (
+                Path(mapping["executable"]["filename"]),
+                Path(mapping["nvram-template"]["filename"]),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if not variables.exists():
             variables.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(template, variables)
         return UefiFirmware(code, variables)
-    raise PrerequisiteMissing(f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios")
+    raise PrerequisiteMissing(
+        f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios"
+    )

@@ -37,16 +37,22 @@ class Journal:
     def __init__(self, scope: Scope) -> None:
         self._unit_field = "OBJECT_SYSTEMD_UNIT" if scope is Scope.SYSTEM else "OBJECT_SYSTEMD_USER_UNIT"
 
-    def write(self, message_id: MessageId, priority: int, text: str, *, unit: str = "", **fields: Any) -> None:
+    def write(
+        self, message_id: MessageId, priority: int, text: str, *, unit: str = "", **fields: Any
+    ) -> None:
         """Write one entry.
 
         :param unit: the unit that the entry is about, so that `journalctl -u` shows it.
         :param fields: further fields without the VFSD_ prefix, in lower case; empty ones are left out.
         """
-        named = {f"VFSD_{key.upper()}": str(value) for key, value in fields.items() if value != ""}
+        named: dict[str, Any] = {
+            f"VFSD_{key.upper()}": str(value) for key, value in fields.items() if value != ""
+        }
         if unit:
             named[self._unit_field] = unit
-        journal.send(text, MESSAGE_ID=message_id.value, PRIORITY=str(priority), SYSLOG_IDENTIFIER="vfsd", **named)
+        journal.send(
+            text, MESSAGE_ID=message_id.value, PRIORITY=str(priority), SYSLOG_IDENTIFIER="vfsd", **named
+        )
 
 
 def log_to_journal() -> None:

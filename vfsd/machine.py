@@ -128,7 +128,9 @@ class Machine:
         """Start and return when the guest's processors run. :raise VfsdError: see the interface."""
         async with self._turns.take():
             if not self.state.idle:
-                raise WrongState(f'machine "{self.name}" is {self.state}; it can be started once it is stopped')
+                raise WrongState(
+                    f'machine "{self.name}" is {self.state}; it can be started once it is stopped'
+                )
             for share in self.attached:
                 if share.state is ShareState.ACTIVE:
                     raise ShareBusy(f'share "{share.name}" has another client; end that one first')
@@ -217,12 +219,18 @@ class Machine:
         """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""
         async with self._turns.take():
             if not self.state.idle:
-                raise NotSupported(f'machine "{self.name}" is {self.state}; shares can be attached while it is stopped')
+                raise NotSupported(
+                    f'machine "{self.name}" is {self.state}; shares can be attached while it is stopped'
+                )
             if share.machine is not None:
-                raise ShareBusy(f'share "{share.name}" is attached to machine "{share.machine.name}"; detach it there')
+                raise ShareBusy(
+                    f'share "{share.name}" is attached to machine "{share.machine.name}"; detach it there'
+                )
             unknown = set(options) - {"MountPoint"}
             if unknown:
-                raise InvalidArgs(f'"{min(unknown)}" is no option here; only MountPoint is, set others on the share')
+                raise InvalidArgs(
+                    f'"{min(unknown)}" is no option here; only MountPoint is, set others on the share'
+                )
             self.check_tag(share.spec.tag)
             if "MountPoint" in options:
                 spec = share.spec.with_option("MountPoint", *options["MountPoint"])
@@ -240,9 +248,13 @@ class Machine:
             if share is None:
                 raise NoSuchShare(f'machine "{self.name}" has no share "{name}"; its Shares are listed there')
             if not self.state.idle:
-                raise NotSupported(f'machine "{self.name}" is {self.state}; shares can be detached while it is stopped')
+                raise NotSupported(
+                    f'machine "{self.name}" is {self.state}; shares can be detached while it is stopped'
+                )
             if self.spec.root_share in (share.name, share.spec.tag):
-                raise InvalidArgs(f'machine "{self.name}" boots from share "{share.name}"; set another RootShare first')
+                raise InvalidArgs(
+                    f'machine "{self.name}" boots from share "{share.name}"; set another RootShare first'
+                )
             if share in self.own_shares:
                 kept = tuple(spec for spec in self.spec.shares if spec.name != share.name)
                 self._change(dataclasses.replace(self.spec, shares=kept))
@@ -260,9 +272,13 @@ class Machine:
 
     def check_tag(self, tag: str, besides: str = "") -> None:
         """:raise InvalidArgs: another share of the machine has the tag."""
-        taken = next((share for share in self.shares if share.spec.tag == tag and share.name != besides), None)
+        taken = next(
+            (share for share in self.shares if share.spec.tag == tag and share.name != besides), None
+        )
         if taken is not None:
-            raise InvalidArgs(f'tag "{tag}" is that of share "{taken.name}" on machine "{self.name}"; set another Tag')
+            raise InvalidArgs(
+                f'tag "{tag}" is that of share "{taken.name}" on machine "{self.name}"; set another Tag'
+            )
 
     def own_share_changed(self, spec: ShareSpec) -> None:
         """Keep the changed definition of one of the machine's own shares."""
@@ -358,7 +374,11 @@ class Machine:
         await self._context.supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
         await self._drop_monitor()
         if not isinstance(error, UnitFailed | MonitorFailed):
-            return error if isinstance(error, VfsdError) else UnitFailed(f'machine "{self.name}": start was interrupted')
+            return (
+                error
+                if isinstance(error, VfsdError)
+                else UnitFailed(f'machine "{self.name}": start was interrupted')
+            )
         if self._failure:
             return error
         for share in self.shares:
@@ -405,7 +425,9 @@ class Machine:
 
     async def _execute(self, command: str) -> None:
         if self._monitor is None:
-            raise MonitorFailed(f'QEMU of machine "{self.name}" does not answer; see journalctl -u {self.unit}')
+            raise MonitorFailed(
+                f'QEMU of machine "{self.name}" does not answer; see journalctl -u {self.unit}'
+            )
         await self._monitor.execute(command)
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
@@ -446,7 +468,9 @@ class Machine:
         except SupervisorError as error:
             raise UnitFailed(f'machine "{self.name}" could not be killed: {error}') from None
         if not await supervisor.wait_gone(self._units, KILL_TIMEOUT):
-            raise UnitFailed(f'machine "{self.name}" was killed and is not gone; see systemctl status {self.unit}')
+            raise UnitFailed(
+                f'machine "{self.name}" was killed and is not gone; see systemctl status {self.unit}'
+            )
 
     def _ended(self, status: UnitStatus) -> None:
         problem = "" if self._end else outcome.qemu_end(status)

@@ -175,7 +175,9 @@ def _parse_options(
         known = table.get(key)
         if known is None:
             raise InvalidArgs(f'"{key}" is no option of a {_kind(spec)}; there are {", ".join(table)}')
-        _require(signature == known.signature, f'{key} has type "{signature}", it must be "{known.signature}"')
+        _require(
+            signature == known.signature, f'{key} has type "{signature}", it must be "{known.signature}"'
+        )
         try:
             fields[known.field] = known.parse(value)
         except ValueError:
@@ -322,7 +324,9 @@ class MachineSpec:
         tags = [share.tag for share in self.shares]
         _require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
         if self.on_share_failure is not FailurePolicy.SIGNAL:
-            raise NotSupported(f'OnShareFailure "{self.on_share_failure}" comes with a later version; use signal')
+            raise NotSupported(
+                f'OnShareFailure "{self.on_share_failure}" comes with a later version; use signal'
+            )
 
     def _check_network(self, who: str) -> None:
         kind, _, interface = self.network.partition(":")
@@ -346,9 +350,7 @@ class MachineSpec:
         return bool(self.builtin or self.kernel or self.image)
 
     @classmethod
-    def from_options(
-        cls, name: str, scope: names.Scope, options: Mapping[str, tuple[str, Any]]
-    ) -> Self:
+    def from_options(cls, name: str, scope: names.Scope, options: Mapping[str, tuple[str, Any]]) -> Self:
         """Make a machine from D-Bus options. :raise InvalidArgs: something is malformed."""
         given = dict(options)
         persistent = _take_persistent(given)

@@ -18,8 +18,6 @@ CONNECT_TIMEOUT = 10.0
 """Seconds until QEMU must have greeted and told its status."""
 EXECUTE_TIMEOUT = 10.0
 """Seconds until QEMU must have answered a command."""
-_REPLY_MAX = 1 << 20
-"""Bytes in one answer. QEMU is not trusted with more of vfsd's memory."""
 
 EventHandler = Callable[[str, Mapping[str, Any]], None]
 
@@ -47,7 +45,6 @@ class Monitor:
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what is raised too
         client = QMPClient("vfsd")
-        client._limit = _REPLY_MAX
         client.register_listener(Tap())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -105,14 +105,18 @@ class Registry:
     async def remove_share(self, share: Share) -> None:
         """Stop and forget a share. :raise ShareBusy, UnitFailed."""
         if share.configured:
-            raise InvalidArgs(f'share "{share.name}" is defined by a file; take the file away and call Reload')
+            raise InvalidArgs(
+                f'share "{share.name}" is defined by a file; take the file away and call Reload'
+            )
         await share.remove()
         self._drop_share(share)
 
     async def remove_machine(self, machine: Machine) -> None:
         """Forget a machine and its own shares. :raise WrongState."""
         if machine.configured:
-            raise InvalidArgs(f'machine "{machine.name}" is defined by a file; take the file away and call Reload')
+            raise InvalidArgs(
+                f'machine "{machine.name}" is defined by a file; take the file away and call Reload'
+            )
         await machine.remove()
         self._drop_machine(machine)
 
@@ -302,7 +306,7 @@ class Registry:
         self._by_unit.pop(machine.unit, None)
         self._context.removed(machine)
 
-    def _unit_changed(self, unit: str, status: UnitStatus, gone: bool) -> None:  # noqa: FBT001
+    def _unit_changed(self, unit: str, status: UnitStatus) -> None:
         thing = self._by_unit.get(unit)
         if isinstance(thing, Share):
             thing.unit_changed(unit, status)

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from systemd import daemon
 
@@ -19,7 +18,7 @@ from vfsd.bus import interface
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.dispatcher import Dispatcher
 from vfsd.bus.objects import BusView, ManagerObject
-from vfsd.context import Context
+from vfsd.context import Context, Thing
 from vfsd.errors import VfsdError
 from vfsd.host import Host
 from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, log_to_journal
@@ -29,9 +28,6 @@ from vfsd.registry import Registry
 from vfsd.share import Share
 from vfsd.store import Store
 from vfsd.systemd1 import Systemd
-
-if TYPE_CHECKING:
-    from vfsd.context import Thing
 
 _DO_NOT_QUEUE = 4
 _PRIMARY_OWNER = 1
@@ -96,9 +92,7 @@ class Service:
         paths = Paths.of(scope)
         paths.make()
         self._journal = Journal(scope)
-        self._context = Context(
-            scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths)
-        )
+        self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
         self._registry = Registry(self._context)
 
     async def run(self) -> int:
@@ -185,7 +179,7 @@ class Service:
 
 async def _feed_watchdog() -> None:
     """Tell systemd regularly that the event loop turns (sd_watchdog_enabled(3))."""
-    interval = int(os.environ.get("WATCHDOG_USEC", 0)) / 1_000_000
+    interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
     while interval:
         daemon.notify("WATCHDOG=1")
         await asyncio.sleep(interval / 2)

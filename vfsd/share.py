@@ -216,7 +216,9 @@ class Share:
         except OSError:
             exists = False
         if exists:
-            raise InvalidArgs(f'"{self.spec.source}", the source of share "{self.name}", is no directory; share one')
+            raise InvalidArgs(
+                f'"{self.spec.source}", the source of share "{self.name}", is no directory; share one'
+            )
         raise SourceNotFound(
             f'"{self.spec.source}", the source of share "{self.name}", does not exist; create it, or name another'
         )
@@ -287,7 +289,10 @@ class Share:
 
     async def _judge_disconnect(self) -> None:
         await asyncio.sleep(DISCONNECT_GRACE)
-        running = self.machine is not None and self.machine.state in (MachineState.RUNNING, MachineState.PAUSED)
+        running = self.machine is not None and self.machine.state in (
+            MachineState.RUNNING,
+            MachineState.PAUSED,
+        )
         if running and not self._context.supervisor.status(self.service_unit).runs:
             self.restarts += 1
             self._lose(f"virtiofsd ended the connection; its log says why: journalctl -u {self.service_unit}")

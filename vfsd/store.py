@@ -85,7 +85,10 @@ class Store:
     def load(self, bad: BadFile) -> Iterator[Definition]:
         """All definitions, shares first."""
         for kind in Kind:
-            for folder, persistent in ((self._paths.definitions, True), (self._paths.runtime_definitions, False)):
+            for folder, persistent in (
+                (self._paths.definitions, True),
+                (self._paths.runtime_definitions, False),
+            ):
                 for path in sorted(folder.glob(f"{kind}-*{_SUFFIX}")):
                     name = path.name[len(kind) + 1 : -len(_SUFFIX)]
                     try:
@@ -114,7 +117,7 @@ class Store:
         except (OSError, ValueError, TypeError):
             return Memory()
 
-    def _file(self, kind: Kind, name: str, persistent: bool) -> Path:  # noqa: FBT001
+    def _file(self, kind: Kind, name: str, persistent: bool) -> Path:
         folder = self._paths.definitions if persistent else self._paths.runtime_definitions
         return folder / f"{kind}-{name}{_SUFFIX}"
 
@@ -122,7 +125,11 @@ class Store:
         return self._paths.runtime_definitions / f"{kind}-{name}{_MEMORY}"
 
     def _spec(
-        self, kind: Kind, name: str, persistent: bool, document: Mapping[str, Any]  # noqa: FBT001
+        self,
+        kind: Kind,
+        name: str,
+        persistent: bool,
+        document: Mapping[str, Any],
     ) -> ShareSpec | MachineSpec:
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']} is unknown")

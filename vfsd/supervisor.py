@@ -39,8 +39,8 @@ class UnitStatus:
         return self.active not in ("inactive", "failed")
 
 
-UnitWatcher = Callable[[str, UnitStatus, bool], None]
-"""Called with a unit's name, its status, and whether systemd forgot it (then the status is the last known)."""
+UnitWatcher = Callable[[str, UnitStatus], None]
+"""Called with a unit's name and its status; of a unit that systemd forgot, the last known, inactive."""
 
 
 class Supervisor(Protocol):

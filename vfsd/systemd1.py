@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dbus_next import Message, Variant
 
@@ -111,11 +111,10 @@ class Systemd:
         self._forgotten.set()
         for unit, status in found.items():
             if before.get(unit) != status:
-                self._notify(unit, status, gone=False)
+                self._notify(unit, status)
         for unit, last in before.items():
             if unit not in found:
-                gone = dataclasses.replace(last, active="inactive", sub="dead", main_pid=0)
-                self._notify(unit, gone, gone=True)
+                self._notify(unit, _forgotten(last))
 
     async def _learn_service(self, unit: str) -> None:
         wanted = ("MainPID", "Result", "ExecMainCode", "ExecMainStatus")
@@ -136,7 +135,7 @@ class Systemd:
 
         :raise SupervisorError: nothing was made, or the start failed.
         """
-        body = [
+        body: list[object] = [
             unit.name,
             "fail",
             _properties(unit),
@@ -251,18 +250,23 @@ class Systemd:
         if unit in self._status and new == old:
             return
         self._status[unit] = new
-        self._notify(unit, new, gone=False)
+        self._notify(unit, new)
 
     def _on_removed(self, unit: str) -> None:
         last = self._status.pop(unit, None)
         self._forgotten.set()
         if last is not None:
-            self._notify(unit, dataclasses.replace(last, active="inactive", sub="dead", main_pid=0), gone=True)
+            self._notify(unit, _forgotten(last))
 
-    def _notify(self, unit: str, status: UnitStatus, *, gone: bool) -> None:
+    def _notify(self, unit: str, status: UnitStatus) -> None:
         if self.watcher is not None:
-            self.watcher(unit, status, gone)
+            self.watcher(unit, status)
 
 
-def _properties(unit: Unit) -> Iterable[list[object]]:
+def _properties(unit: Unit) -> list[list[object]]:
     return [[name, Variant(signature, value)] for name, signature, value in unit.properties]
+
+
+def _forgotten(last: UnitStatus) -> UnitStatus:
+    """The status of a unit that is not loaded any more, with how it ended."""
+    return dataclasses.replace(last, active="inactive", sub="dead", main_pid=0)

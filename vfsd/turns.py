@@ -47,4 +47,6 @@ class Turns:
             yield
 
     def _overtaken(self) -> WrongState:
-        return WrongState(f"{self._who} was killed meanwhile; look at its state, and call again if it is still wanted")
+        return WrongState(
+            f"{self._who} was killed meanwhile; look at its state, and call again if it is still wanted"
+        )

@@ -103,7 +103,7 @@ class Vfsd:
         )
         if check and done.returncode:
             raise CommandFailed(f"{shlex.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done.stdout
+        return str(done.stdout)
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         return self.run("systemctl", self.flag, *arguments, check=check)
@@ -125,7 +125,11 @@ class Vfsd:
         """Call through busctl; returns the plain value of a single result, else the list of results."""
         command = ["busctl", self.flag, "--json=short", "call", "org.vfsd1", path, interface, member]
         if signature:
-            command += [signature, "--", *arguments] if any(a.startswith("-") for a in arguments) else [signature, *arguments]
+            command += (
+                [signature, "--", *arguments]
+                if any(a.startswith("-") for a in arguments)
+                else [signature, *arguments]
+            )
         data = json.loads(self.run(*command) or "{}").get("data", [])
         return data[0] if len(data) == 1 else data
 
@@ -134,7 +138,9 @@ class Vfsd:
 
     def get(self, path: str, interface: str, name: str) -> Any:
         """One property, through busctl."""
-        out = self.run("busctl", self.flag, "--json=short", "get-property", "org.vfsd1", path, interface, name)
+        out = self.run(
+            "busctl", self.flag, "--json=short", "get-property", "org.vfsd1", path, interface, name
+        )
         return json.loads(out)["data"]
 
     # the service
@@ -285,8 +291,12 @@ def clean(vfsd: Vfsd) -> None:
     """End and forget everything, through the bus."""
     for name, state, _ in vfsd.manager("ListMachines"):
         if state not in ("stopped", "failed"):
-            vfsd.run("busctl", vfsd.flag, "call", "org.vfsd1", ROOT, MANAGER, "KillMachine", "s", name, check=False)
-        vfsd.run("busctl", vfsd.flag, "call", "org.vfsd1", ROOT, MANAGER, "RemoveMachine", "s", name, check=False)
+            vfsd.run(
+                "busctl", vfsd.flag, "call", "org.vfsd1", ROOT, MANAGER, "KillMachine", "s", name, check=False
+            )
+        vfsd.run(
+            "busctl", vfsd.flag, "call", "org.vfsd1", ROOT, MANAGER, "RemoveMachine", "s", name, check=False
+        )
     for _, state, _, path in vfsd.manager("ListShares"):
         if state in ("active", "listening"):
             vfsd.run("busctl", vfsd.flag, "call", "org.vfsd1", path, SHARE, "Stop", check=False)

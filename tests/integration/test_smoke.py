@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vfsd.guest.command_line import escape
-
 from tests.integration.harness import MACHINE, Client, Vfsd, until
+from vfsd.guest.command_line import escape
 
 
 async def test_a_guest_boots_and_writes_into_the_share(vfsd: Vfsd, client: Client, folder: Path) -> None:

@@ -61,8 +61,9 @@ class _PacedWriter:
     def schedule_write(self, message: Message | None = None, _future: object = None) -> None:
         """Send, at once if nothing else waits. Called by dbus-next without a message once the bus is joined."""
         if message is not None:
-            self._waiting.append(memoryview(message._marshall()))
-            self._bytes += len(self._waiting[-1])
+            raw = memoryview(message._marshall())
+            self._waiting.append(raw)
+            self._bytes += len(raw)
         if self._bus.unique_name and not self._armed:
             self._write()
 
@@ -97,7 +98,7 @@ class _PacedWriter:
             asyncio.get_running_loop().remove_writer(self._bus.socket.fileno())
 
 
-class Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
+class Connection(MessageBus):
     """A connection; everything is called in the event loop's thread."""
 
     def __init__(self, scope: Scope) -> None:
@@ -234,6 +235,7 @@ class Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
             return  # the specification: unknown types must be ignored
         try:
             message = Unmarshaller(io.BytesIO(raw)).unmarshall()
+            assert message is not None  # noqa: S101  # raw is a whole message
         except Exception:
             log.exception("A message on the bus could not be read")
             return

@@ -224,7 +224,9 @@ class Dispatcher:
         """The interface that a call means: named, or the one that has the member."""
         node = self._nodes.get(message.path)
         if node is None and message.path not in self._children:
-            raise UnknownObject(f'there is no object "{message.path}"; GetManagedObjects tells which there are')
+            raise UnknownObject(
+                f'there is no object "{message.path}"; GetManagedObjects tells which there are'
+            )
         own = [] if node is None else [node.shown.interface]
         all_of_them = [*own, *self._standard(message.path)]
         if message.interface is None:
@@ -273,7 +275,9 @@ class Dispatcher:
             raise
         except CallError as error:
             log.warning("A call was not answered: %s", error)
-            self._reply_error(message, VfsdError("another service did not answer; vfsd's journal has the details"))
+            self._reply_error(
+                message, VfsdError("another service did not answer; vfsd's journal has the details")
+            )
         except OSError as error:
             log.exception("%s failed", message.member)
             text = f"{message.member} failed: {error.strerror or error}; vfsd's journal has the details"
@@ -350,8 +354,8 @@ class _Empty:
     def values(self) -> dict[str, wire.PropertyValue]:
         return {}
 
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
+    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
         raise UnknownMethod(f'"{self.interface.name}" has no method "{member}"')
 
-    async def set(self, name: str, value: wire.PropertyValue) -> None:
+    async def set(self, name: str, value: wire.PropertyValue) -> None:  # noqa: ARG002
         raise UnknownProperty(f'"{self.interface.name}" has no property "{name}"')

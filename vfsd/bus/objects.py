@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dbus_next import Variant
 
@@ -15,15 +15,12 @@ from vfsd.bus.connection import Connection
 from vfsd.bus.dispatcher import Dispatcher
 from vfsd.bus.interface import Interface
 from vfsd.bus.wire import PropertyValue
-from vfsd.context import Context
+from vfsd.context import Context, Thing
 from vfsd.errors import NotSupported
 from vfsd.machine import Machine
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.registry import Registry
 from vfsd.share import Share
-
-if TYPE_CHECKING:
-    from vfsd.context import Thing
 
 Handler = Callable[..., Awaitable[list[Any] | None]]
 
@@ -75,7 +72,9 @@ class ShareObject:
             "Restarts": ("u", share.restarts),
             "StateChangedUSec": ("t", share.state_changed_usec),
             "Persistent": ("b", share.spec.persistent),
-            **{name: (option.signature, option.to_dbus(share.spec)) for name, option in SHARE_OPTIONS.items()},
+            **{
+                name: (option.signature, option.to_dbus(share.spec)) for name, option in SHARE_OPTIONS.items()
+            },
         }
 
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
@@ -125,7 +124,10 @@ class MachineObject:
             "AcceleratorInUse": ("s", machine.accelerator),
             "StateChangedUSec": ("t", machine.state_changed_usec),
             "Persistent": ("b", machine.spec.persistent),
-            **{name: (option.signature, option.to_dbus(machine.spec)) for name, option in MACHINE_OPTIONS.items()},
+            **{
+                name: (option.signature, option.to_dbus(machine.spec))
+                for name, option in MACHINE_OPTIONS.items()
+            },
         }
 
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
@@ -194,7 +196,9 @@ class ManagerObject:
         [uid] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
         return int(uid)
 
-    async def _create_share(self, name: str, source: str, options: dict[str, Variant], owner: int) -> list[Any]:
+    async def _create_share(
+        self, name: str, source: str, options: dict[str, Variant], owner: int
+    ) -> list[Any]:
         share = await self._registry.create_share(name, source, typed(options), owner)
         return [path_of(share)]
 
@@ -253,8 +257,10 @@ class BusView:
         self._registry = registry
         dispatcher.add_folder(names.SHARE_ROOT)
         dispatcher.add_folder(names.MACHINE_ROOT)
-        for thing in (*registry.shares.values(), *registry.machines.values()):
-            dispatcher.add(self._object(thing), announce=False)
+        for share in registry.shares.values():
+            dispatcher.add(self._object(share), announce=False)
+        for machine in registry.machines.values():
+            dispatcher.add(self._object(machine), announce=False)
 
     def added(self, thing: Thing) -> None:
         self._dispatcher.add(self._object(thing))

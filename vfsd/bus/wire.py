@@ -97,16 +97,25 @@ def changed_body(interface: str, properties: Iterable[bytes]) -> bytes:
     return bytes(buffer)
 
 
-class RawMessage(Message):  # type: ignore[misc]  # dbus-next has no types
+class RawMessage(Message):
     """A message whose body is bytes already."""
 
     def __init__(self, raw_body: bytes, **fields: Any) -> None:
         super().__init__(**fields)
         self._raw_body = raw_body
 
-    def _marshall(self, negotiate_unix_fd: bool = False) -> bytes:  # noqa: FBT001, FBT002, ARG002
-        header = bytearray(struct.pack("<BBBBII", ord("l"), self.message_type.value, self.flags.value, 1,
-                                       len(self._raw_body), self.serial))
+    def _marshall(self, negotiate_unix_fd: bool = False) -> bytes:  # noqa: ARG002
+        header = bytearray(
+            struct.pack(
+                "<BBBBII",
+                ord("l"),
+                self.message_type.value,
+                self.flags.value,
+                1,
+                len(self._raw_body),
+                self.serial,
+            )
+        )
         _array(header, self._fields())
         _pad(header, 8)
         return bytes(header) + self._raw_body

@@ -1,0 +1,1 @@
+from dbus_next.aio.message_bus import MessageBus as MessageBus
