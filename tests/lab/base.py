@@ -64,6 +64,7 @@ def ensure(verbose: bool = True) -> Path:
     if not folder.exists():
         reason = "it is not there yet"
     elif not (reason := seal.fault(folder, key)):
+        os.close(hold(folder))  # Used just now: no other checkout's build may sweep it away.
         return folder
     with _locked(top / "build.lock", "lab: waiting for another build of the base tree …"):
         if folder.exists() and not (reason := seal.fault(folder, key)):
@@ -155,12 +156,16 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> 
         *(recipe.SUITE, str(tree)),
         f"deb [signed-by={source.keyring}] {source.uri} {recipe.SUITE} main",
     ]
-    network = {name: value for name, value in os.environ.items() if name.endswith("_proxy")}
+    environment = {name: value for name, value in os.environ.items() if name.endswith("_proxy")}
+    # Its own temporary files go where a killed build is swept up.
+    temporary = part / "tmp"
+    temporary.mkdir(mode=0o1777)
+    environment |= {**ENVIRONMENT, "KERNEL": arch.kernel, "TMPDIR": str(temporary)}
     log = part / "build.log"
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
-            env={**network, **ENVIRONMENT, "KERNEL": arch.kernel},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
