@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from vfsd.binaries import QemuBinary, VirtiofsdBinary
 from vfsd.commands import UefiFirmware
@@ -23,6 +24,8 @@ _FIRMWARE_FOLDERS = (
     Path("/usr/share/qemu/firmware"),
 )
 _Answer = TypeVar("_Answer")
+FOUND_FOR = 1.0
+"""Seconds for which a binary that was found is not looked for again: a machine with many shares asks for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Host:
         self._paths = paths
         self._kvm: KvmVerdict | None = None
         self._kvm_asked = asyncio.Lock()
+        self._found: dict[Callable[[], Any], tuple[float, Any]] = {}
         self.versions = Versions()
         self.on_versions: Callable[[], None] = lambda: None
 
@@ -106,10 +110,15 @@ class Host:
             return self._kvm
 
     async def _find(self, find: Callable[[], _Answer]) -> _Answer:
+        found_at, answer = self._found.get(find, (-FOUND_FOR, None))
+        if answer is not None and time.monotonic() - found_at < FOUND_FOR:
+            return cast(_Answer, answer)
         try:
-            return await asyncio.to_thread(find)
+            answer = await asyncio.to_thread(find)
         except BinaryNotFound as error:
             raise PrerequisiteMissing(f"{error} {error.remedy}") from None
+        self._found[find] = (time.monotonic(), answer)
+        return answer
 
     def _learn(self, versions: Versions) -> None:
         if versions != self.versions:

@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 from vfsd import names, outcome
 from vfsd.boot import Launch, prepare
@@ -16,6 +16,7 @@ from vfsd.context import Context, now_usec
 from vfsd.errors import (
     InvalidArgs,
     MonitorFailed,
+    NoSuchMachine,
     NoSuchShare,
     NotSupported,
     ShareBusy,
@@ -24,10 +25,10 @@ from vfsd.errors import (
     WrongState,
 )
 from vfsd.journal import INFO, MessageId, last_words
-from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec, ShareState
+from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.qmp import Monitor
 from vfsd.share import CLEANUP_TIMEOUT, Share, why_virtiofsd_failed
-from vfsd.store import Definition, Kind, Memory
+from vfsd.store import Definition, Kind
 from vfsd.supervisor import SupervisorError, UnitStatus
 from vfsd.turns import Turns
 
@@ -35,6 +36,8 @@ RECONNECT_DELAY = 1.0
 """Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
 KILL_TIMEOUT = 10.0
 """Seconds until a QEMU that was killed must be gone."""
+KILLED = "killed on request"
+_Result = TypeVar("_Result")
 _KVM_REMEDY = (
     "KVM on this host can't run this guest (QEMU: internal error); set Accelerator to tcg, or use a host whose "
     "KVM works"
@@ -119,7 +122,8 @@ class Machine:
 
     @property
     def _units(self) -> list[str]:
-        shares = (unit for share in self.shares for unit in (share.socket_unit, share.service_unit))
+        # those of an attached share come back by themselves when the machine is gone
+        shares = (unit for share in self.own_shares for unit in (share.socket_unit, share.service_unit))
         return [self.unit, names.machine_socket_unit(self.name), *shares, self.slice]
 
     # operations
@@ -131,22 +135,18 @@ class Machine:
                 raise WrongState(
                     f'machine "{self.name}" is {self.state}; it can be started once it is stopped'
                 )
-            for share in self.attached:
-                if share.state is ShareState.ACTIVE:
-                    raise ShareBusy(f'share "{share.name}" has another client; end that one first')
             self._end = self._failure = ""
             self._starting = True
             self._set_state(MachineState.STARTING, "")
             try:
                 await self._start()
             except BaseException as error:
-                failure = await self._failed_start(error)
-                self._starting = False
-                self._become_idle(MachineState.FAILED, str(failure))
+                failure = await _finish(self._undo_start(error))
                 if isinstance(error, VfsdError):
                     raise failure from None
                 raise
-            self._starting = False
+            finally:
+                self._starting = False
 
     async def shutdown(self, timeout_usec: int) -> None:
         """Ask the guest to power off and return; it ends by force at the timeout. :raise WrongState."""
@@ -166,11 +166,12 @@ class Machine:
 
     async def kill(self) -> None:
         """End QEMU at once and return when it is gone. :raise WrongState, UnitFailed."""
+        if self.state.idle and not self._context.supervisor.status(self.unit).runs:
+            raise WrongState(f'machine "{self.name}" is {self.state}; there is nothing to kill')
+        self._end = KILLED
         async with self._turns.overtake():
-            if self.state.idle and not self._context.supervisor.status(self.unit).runs:
-                raise WrongState(f'machine "{self.name}" is {self.state}; there is nothing to kill')
-            self._end = "killed on request"
-            await self._kill()
+            if not self.state.idle or self._context.supervisor.status(self.unit).runs:
+                await self._kill()
 
     async def pause(self) -> None:
         """Stop the guest's processors. :raise WrongState, MonitorFailed."""
@@ -199,6 +200,7 @@ class Machine:
                 raise WrongState(f'machine "{self.name}" is {self.state}; shut it down or kill it first')
             self._remember(removing=True)
             await self.forget()
+            self._turns.close(NoSuchMachine(f'machine "{self.name}" was removed meanwhile'))
 
     async def forget(self) -> None:
         """Take away everything that was kept for the machine."""
@@ -314,7 +316,7 @@ class Machine:
             return
         self.main_pid = status.main_pid
         self.accelerator = self.memory.accelerator
-        self.console_path = self._console_path()
+        self.console_path = self._console_path() if self.memory.console else ""
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
         for share in self.shares:
             share.adopt()
@@ -330,11 +332,11 @@ class Machine:
     async def _start(self) -> None:
         launch = await prepare(self._context, self)
         for share in self.attached:
-            await share.release()
+            await share.hand_over()
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
         self.console_path = self._console_path() if launch.console else ""
-        self._remember(accelerator=launch.accelerator, failure="")
+        self._remember(accelerator=launch.accelerator, console=launch.console, failure="")
         await self._connect()
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
@@ -364,15 +366,24 @@ class Machine:
             return
         self._set_state(_RUN_STATES.get(status, MachineState.RUNNING), self.reason)
 
-    async def _failed_start(self, error: BaseException) -> VfsdError:
-        """Undo a start half-way, and say why it failed."""
-        status = self._context.supervisor.status(self.unit)
-        invocation = status.invocation
+    async def _undo_start(self, error: BaseException) -> VfsdError:
+        """Take down what a start has made so far, and say why it failed."""
+        supervisor = self._context.supervisor
+        invocation = supervisor.status(self.unit).invocation
         with contextlib.suppress(SupervisorError):
-            await self._context.supervisor.kill(self.unit, signal.SIGKILL)
-            await self._context.supervisor.stop(self.unit)
-        await self._context.supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
-        await self._drop_monitor()
+            await supervisor.kill(self.unit, signal.SIGKILL)
+            await supervisor.stop(self.unit)
+        await supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
+        failure = await self._why_start_failed(error, invocation)
+        self._starting = False
+        if self._end == KILLED:
+            self._become_idle(MachineState.STOPPED, KILLED)
+        else:
+            self._become_idle(MachineState.FAILED, self._public(str(failure)))
+        return failure
+
+    async def _why_start_failed(self, error: BaseException, invocation: str) -> VfsdError:
+        """The error with what QEMU or virtiofsd had to say."""
         if not isinstance(error, UnitFailed | MonitorFailed):
             return (
                 error
@@ -381,14 +392,21 @@ class Machine:
             )
         if self._failure:
             return error
+        begin = f'machine "{self.name}" could not be started'
         for share in self.shares:
             if share.last_failure:
                 why = await why_virtiofsd_failed(self._context, share)
-                return UnitFailed(f'machine "{self.name}" could not be started: share "{share.name}": {why}')
+                return UnitFailed(f'{begin}: share "{share.name}": {why}')
         words = await asyncio.to_thread(last_words, invocation, f"vfsd-{self.name}") if invocation else ""
-        if not words:
-            return error
-        return UnitFailed(f'machine "{self.name}" could not be started: QEMU said: {self._plain(words)}')
+        return UnitFailed(f"{begin}: QEMU said: {self._plain(words)}") if words else error
+
+    def _public(self, text: str) -> str:
+        """A text that everybody may read: without the paths of the user's files."""
+        for what in ("kernel", "initrd", "image"):
+            path = getattr(self.spec, what)
+            if path:
+                text = text.replace(f'"{path}", the {what}', f"the {what}").replace(path, f"the {what}")
+        return text
 
     def _plain(self, words: str) -> str:
         """QEMU's words, with the files as the user named them."""
@@ -529,10 +547,6 @@ class Machine:
         """Remember that Autostart was honoured since the boot."""
         self._remember(autostarted=True)
 
-    def forget_memory(self) -> None:
-        """Forget what is remembered until the reboot."""
-        self.memory = Memory()
-
     def _require(self, state: MachineState, what: str) -> None:
         if self.state is not state:
             raise WrongState(f'machine "{self.name}" is {self.state}; only one that is {state} can be {what}')
@@ -544,6 +558,15 @@ class Machine:
     def _require_idle(self, what: str) -> None:
         if not self.state.idle:
             raise WrongState(f'machine "{self.name}" is {self.state}; shut it down to {what}')
+
+
+async def _finish(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Await work to its end, even if this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 def _read_number(path: Any) -> int:

@@ -159,9 +159,8 @@ class Registry:
 
     async def begin(self) -> None:
         """Start what ought to run and does not: shares that stand alone, machines with Autostart after a boot."""
-        for share in list(self.shares.values()):
-            if share.machine is None or not (share.owned or share.in_use):
-                await share.listen_again()
+        alone = [share for share in self.shares.values() if not (share.owned or share.in_use)]
+        await asyncio.gather(*(share.listen_again() for share in alone))
         for machine in list(self.machines.values()):
             if machine.spec.autostart and not machine.memory.autostarted:
                 machine.mark_autostarted()

@@ -12,6 +12,7 @@ from vfsd import commands, names, outcome, units
 from vfsd.context import Context, now_usec
 from vfsd.errors import (
     InvalidArgs,
+    NoSuchShare,
     NotSupported,
     ShareBusy,
     SourceNotFound,
@@ -135,12 +136,13 @@ class Share:
             await self.release()
             self._context.store.remove(Kind.SHARE, self.name)
             self.unlink()
+            self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
         async with self._turns.take():
-            if self.state.serves or self.state is ShareState.STOPPING:
-                raise WrongState(f'share "{self.name}" is {self.state}; stop it to set {dbus_name}')
+            if self.in_use or self.state.serves or self.state is ShareState.STOPPING:
+                raise WrongState(f'share "{self.name}" is in use or {self.state}; stop it to set {dbus_name}')
             spec = self.spec.with_option(dbus_name, signature, value)
             if self.machine is not None:
                 self.machine.check_tag(spec.tag, besides=self.name)
@@ -188,6 +190,13 @@ class Share:
         context = self._context
         return units.share_units(self.spec, arguments, context.scope, context.paths, machine)
 
+    async def hand_over(self) -> None:
+        """Stop listening, so that a machine that starts can take the units over. :raise UnitFailed, ShareBusy."""
+        async with self._turns.take():
+            if self.state is ShareState.ACTIVE:
+                raise ShareBusy(f'share "{self.name}" has another client; end that one first')
+            await self.release()
+
     async def release(self) -> None:
         """Stop the units and wait until their names are free. :raise UnitFailed: systemd could not."""
         supervisor = self._context.supervisor
@@ -204,7 +213,7 @@ class Share:
         """The machine does not run any more: forget what it suffered, and listen again if on its own."""
         self._clear()
         if not self.owned:
-            self._context.spawn(self.listen_again())
+            self._context.spawn(self._listen_after_machine())
 
     def check_source(self) -> None:
         """:raise SourceNotFound, InvalidArgs: the source is no directory."""
@@ -329,6 +338,10 @@ class Share:
         self._lost = ""
         self._trouble = ShareState.STOPPED
         self.refresh("")
+
+    async def _listen_after_machine(self) -> None:
+        await self._context.supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
+        await self.listen_again()
 
     async def _listen(self) -> None:
         self._trouble = ShareState.STOPPED

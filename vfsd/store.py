@@ -56,6 +56,7 @@ class Memory:
     restarts: int = 0
     since_usec: int = 0
     accelerator: str = ""
+    console: bool = False
     autostarted: bool = False
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from vfsd.errors import WrongState
+from vfsd.errors import VfsdError, WrongState
 
 
 class Turns:
@@ -17,6 +17,7 @@ class Turns:
         self._lock = asyncio.Lock()
         self._running: asyncio.Task[object] | None = None
         self._generation = 0
+        self._closed: VfsdError | None = None
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
@@ -24,6 +25,8 @@ class Turns:
         generation = self._generation
         task = asyncio.current_task()
         async with self._lock:
+            if self._closed is not None:
+                raise self._closed
             if generation != self._generation:
                 raise self._overtaken()
             self._running = task
@@ -44,7 +47,13 @@ class Turns:
         if self._running is not None:
             self._running.cancel()
         async with self._lock:
+            if self._closed is not None:
+                raise self._closed
             yield
+
+    def close(self, error: VfsdError) -> None:
+        """Refuse all further operations: the object is gone."""
+        self._closed = error
 
     def _overtaken(self) -> WrongState:
         return WrongState(

@@ -34,6 +34,9 @@ Property = tuple[str, str, Any]
 STOP_GRACE_USEC = 10 * USEC_PER_SEC
 """What QEMU gets after the guest's own time is over, before systemd kills it."""
 
+FILES_MAX = 1_000_000
+"""Open files of one virtiofsd, what it asks for itself; systemd cuts it to what the system allows."""
+
 CONSOLE_INPUT_FD, MONITOR_FD, STOP_MONITOR_FD, CONSOLE_FD = range(3, 7)
 """Descriptors of the machine's own socket unit, in the order of its Listen."""
 FIRST_SHARE_FD = 7
@@ -89,6 +92,7 @@ def _share_service(
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", _slice(machine)),
         ("SyslogIdentifier", "s", "virtiofsd"),
+        ("LimitNOFILE", "t", spec.limit_nofile or FILES_MAX),
         ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
         *hardening.virtiofsd(spec, scope, paths),
