@@ -122,13 +122,14 @@ uninstall: ## Remove what install has put there
 REQUIREMENT = packaging/bundled-requirements.txt
 QMP_VERSION = $(shell sed -n 's/^qemu.qmp==\([0-9.]*\) .*/\1/p' $(REQUIREMENT))
 QMP_SHA256 = $(shell sed -n 's/^qemu.qmp==.*sha256://p' $(REQUIREMENT))
-QMP_WHEEL = $(VFSD_LAB_CACHE)/wheels/qemu_qmp-$(QMP_VERSION)-py3-none-any.whl
+WHEELS = $(VFSD_LAB_CACHE)/wheels
+QMP_WHEEL = $(WHEELS)/qemu_qmp-$(QMP_VERSION)-py3-none-any.whl
 
 bundle:
 	@verify() { echo "$(QMP_SHA256)  $(QMP_WHEEL)" | sha256sum --check --status; }; \
 	if ! { [ -f "$(QMP_WHEEL)" ] && verify; }; then \
 		rm -f "$(QMP_WHEEL)"; \
 		$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --require-hashes \
-			--dest "$(dir $(QMP_WHEEL))" --requirement $(REQUIREMENT); \
+			--dest "$(WHEELS)" --requirement $(REQUIREMENT); \
 		verify; \
 	fi
