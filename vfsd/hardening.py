@@ -25,6 +25,7 @@ _CAPABILITIES = {
     "CAP_SETGID": 6,
     "CAP_SETUID": 7,
     "CAP_SETPCAP": 8,
+    "CAP_NET_ADMIN": 12,
     "CAP_SYS_CHROOT": 18,
     "CAP_SYS_ADMIN": 21,
     "CAP_MKNOD": 27,
@@ -119,7 +120,12 @@ def qemu(spec: MachineSpec, scope: Scope) -> list[Property]:
     """Sandboxing of one QEMU."""
     if scope is Scope.USER or spec.network.startswith("bridge:"):
         return []  # qemu-bridge-helper is setuid
+    capabilities: tuple[str, ...] = ("CAP_DAC_OVERRIDE",)  # images belong to whoever made them
+    if spec.network.startswith("tap:"):
+        capabilities += ("CAP_NET_ADMIN",)
     return [
+        ("CapabilityBoundingSet", "t", _mask(capabilities)),
+        ("PrivateTmp", "b", True),
         ("NoNewPrivileges", "b", True),
         ("LockPersonality", "b", True),
         ("RestrictRealtime", "b", True),

@@ -54,13 +54,13 @@ class Host:
             raise PrerequisiteMissing(
                 f"QEMU {binary.version_text} has no vhost-user-fs-pci; install a full QEMU ≥ 4.2"
             )
-        self._learn(Versions(binary.version_text, self.versions.virtiofsd))
+        self._learn(Versions(_dotted(binary.version), self.versions.virtiofsd))
         return binary
 
     async def virtiofsd(self) -> VirtiofsdBinary:
         """The virtiofsd to run."""
         binary = await self._find(find_virtiofsd)
-        self._learn(Versions(self.versions.qemu, binary.version_text))
+        self._learn(Versions(self.versions.qemu, _dotted(binary.version)))
         return binary
 
     async def learn_versions(self) -> None:
@@ -110,9 +110,9 @@ class Host:
             return self._kvm
 
     async def _find(self, find: Callable[[], _Answer]) -> _Answer:
-        found_at, answer = self._found.get(find, (-FOUND_FOR, None))
-        if answer is not None and time.monotonic() - found_at < FOUND_FOR:
-            return cast(_Answer, answer)
+        found_at, known = self._found.get(find, (-FOUND_FOR, None))
+        if known is not None and time.monotonic() - found_at < FOUND_FOR:
+            return cast("_Answer", known)
         try:
             answer = await asyncio.to_thread(find)
         except BinaryNotFound as error:
@@ -162,3 +162,7 @@ def _uefi(architecture: str, variables: Path) -> UefiFirmware:
     raise PrerequisiteMissing(
         f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios"
     )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -34,6 +34,8 @@ from vfsd.turns import Turns
 
 RECONNECT_DELAY = 1.0
 """Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
+START_TIMEOUT = 15.0
+"""Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
 KILL_TIMEOUT = 10.0
 """Seconds until a QEMU that was killed must be gone."""
 KILLED = "killed on request"
@@ -139,7 +141,7 @@ class Machine:
             self._starting = True
             self._set_state(MachineState.STARTING, "")
             try:
-                await self._start()
+                await self._start_in_time()
             except BaseException as error:
                 failure = await _finish(self._undo_start(error))
                 if isinstance(error, VfsdError):
@@ -328,6 +330,15 @@ class Machine:
             self._watch = self._context.spawn(self._reconnect())
 
     # inner workings
+
+    async def _start_in_time(self) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._start()
+        except TimeoutError:
+            raise UnitFailed(
+                f'machine "{self.name}" did not come up within {START_TIMEOUT:.0f} s; see journalctl -u {self.unit}'
+            ) from None
 
     async def _start(self) -> None:
         launch = await prepare(self._context, self)

@@ -60,6 +60,8 @@ class Share:
         """Why virtiofsd ended under a machine that still runs."""
         self._trouble = ShareState.STOPPED
         self._begun = False
+        self._spent = False
+        """Whether a machine's connection was served here: the socket that listens on is about to go with it."""
 
     # what the outside sees
 
@@ -277,6 +279,7 @@ class Share:
         was_running, self.main_pid = self.main_pid, status.main_pid if status.runs else 0
         if status.active == "active":
             self._begun = True
+            self._spent = self.in_use
             self._lost = ""
         if status.runs or not (was_running or self._begun or status.active == "failed"):
             return
@@ -315,7 +318,8 @@ class Share:
         if self._lost:
             return ShareState.FAILED
         if socket.active == "active":
-            return ShareState.LISTENING
+            return ShareState.STOPPING if self._spent else ShareState.LISTENING
+        self._spent = False
         if "deactivating" in (socket.active, service.active):
             return ShareState.STOPPING
         if socket.active == "failed":

@@ -23,7 +23,7 @@ _UNIT_INTERFACE = f"{_NAME}.Unit"
 _SERVICE_INTERFACE = f"{_NAME}.Service"
 _OUR_PATTERNS = ["vfsd-*.service", "vfsd-*.socket", "vfsd-*.slice"]
 _OUR_UNITS = f"/org/freedesktop/systemd1/unit/{names.label_escape('vfsd-')}"
-JOB_TIMEOUT = 20.0
+JOB_TIMEOUT = 12.0
 """Seconds that a job may take before the caller is told that it did not end."""
 
 

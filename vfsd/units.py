@@ -72,6 +72,7 @@ def _share_socket(spec: ShareSpec, paths: Paths, machine: str) -> Unit:
         ("FlushPending", "b", True),
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", _slice(machine)),
+        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
     ]
     if spec.socket_group:
         properties.append(("SocketGroup", "s", spec.socket_group))
@@ -160,6 +161,7 @@ def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
         ("StopWhenUnneeded", "b", True),
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", names.machine_slice(spec.name)),
+        ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
     ]
     return Unit(names.machine_socket_unit(spec.name), properties)
 
