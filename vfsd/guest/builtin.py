@@ -1,9 +1,9 @@
 """The built-in guest: an initramfs made of the host's busybox, and a kernel that the host has anyway.
 
-From QEMU's start to the guest's prompt it takes 2.8 s with QEMU 10.0 on TCG (2.4 GHz, one CPU of type
-`max`, 256 MiB, Debian 13's 6.12 cloud kernel); 4.3 s if the guest has to unpack its kernel (`build`,
-*direct*), and 0.6 s more without the argument `cryptomgr.notests`. Powering off takes 0.2 s. Not compressing
-the image makes it 0.1 s faster: it has only 2.5 MB.
+From QEMU's start to the guest's prompt it takes 2.9 s with QEMU 10.0 on TCG (2.4 GHz, one CPU of type
+`max`, 256 MiB, Debian 13's 6.12 cloud kernel): 4.0 s if the guest has to unpack its kernel (`build`,
+*direct*), and 0.75 s more without the argument `cryptomgr.notests`. Of it, 0.2 s are ours, and 25 ms for each
+share. Powering off takes 0.2 s. Not compressing the image makes it 0.1 s faster: it has only 2.5 MB.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def build(kernel: Path, cache: Path, *, direct: bool = True, busybox: Path | Non
     later, most of it for hashing; it blocks. The files take 40 MB, or 3 MB if not *direct*.
 
     :param direct: on x86-64, give QEMU the unpacked kernel, which it starts by its PVH entry, so that the
-        guest needn't unpack it: 1.4 s less on TCG. Such a file can't be booted through UEFI, and the kernel
+        guest needn't unpack it: 1.1 s less on TCG. Such a file can't be booted through UEFI, and the kernel
         is not at a random address. Otherwise, and where it can't be done, `kernel` is the file given.
     :param busybox: in place of what `find_busybox` finds.
     :raises GuestUnavailable: something is missing, or the cache can't be written.

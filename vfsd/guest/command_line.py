@@ -40,7 +40,7 @@ def kernel_arguments(
 ) -> list[str]:
     """The words of the kernel's command line for the built-in guest; they are joined with blanks.
 
-    `cryptomgr.notests` keeps the kernel from testing its ciphers, which costs 0.6 of 3.5 s on TCG (Linux
+    `cryptomgr.notests` keeps the kernel from testing its ciphers, which costs 0.7 of 3.6 s on TCG (Linux
     6.12); `arm64.nopauth` the same for the emulation of pointer authentication. Other parameters that are
     said to speed up booting (tsc=reliable, mitigations=off, lsm=, rodata=off, i8042.*) gave less than 0.1 s.
     `panic=-1` resets the machine at once, which QEMU's `-no-reboot` makes an end.
