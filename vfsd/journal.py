@@ -5,6 +5,7 @@ The ids stand in units/vfsd.catalog too, with what a reader of `journalctl -x` i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from enum import StrEnum
 from typing import Any
@@ -14,6 +15,14 @@ from systemd import journal
 from vfsd.names import Scope
 
 INFO, NOTICE, WARNING, ERROR = (journal.LOG_INFO, journal.LOG_NOTICE, journal.LOG_WARNING, journal.LOG_ERR)
+
+
+_JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2)
+"""Seconds to wait for a line that a process wrote just before it ended: journald takes it in when it gets to it."""
+
+
+_LINES = 6
+"""Lines among which the reason is looked for."""
 
 
 class MessageId(StrEnum):
@@ -61,24 +70,28 @@ def log_to_journal() -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
-def last_words(invocation: str, identifier: str = "") -> str:
+async def last_words(invocation: str, identifier: str) -> str:
     """What the processes of a unit's invocation said last, one line; "" if the journal can't be read.
 
     :param identifier: SYSLOG_IDENTIFIER of the lines, which leaves out systemd's own.
     """
-    if not invocation:
-        return ""
+    for delay in _JOURNAL_DELAYS if invocation else ():
+        await asyncio.sleep(delay)
+        words = await asyncio.to_thread(_last_line, invocation, identifier)
+        if words:
+            return words
+    return ""
+
+
+def _last_line(invocation: str, identifier: str) -> str:
     try:
         with journal.Reader() as reader:
             reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
-            if identifier:
-                reader.add_match(SYSLOG_IDENTIFIER=identifier)
+            reader.add_match(SYSLOG_IDENTIFIER=identifier)
             reader.seek_tail()
-            for _ in range(5):
-                entry = reader.get_previous()
-                text = str(entry.get("MESSAGE", "")).strip() if entry else ""
-                if text:
-                    return text
+            lines = [str((reader.get_previous() or {}).get("MESSAGE", "")).strip() for _ in range(_LINES)]
     except OSError:
-        pass
-    return ""
+        return ""
+    spoken = [line for line in lines if line]
+    # the reason is often followed by advice
+    return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")

@@ -84,6 +84,7 @@ class Machine:
         self._watch: asyncio.Task[None] | None = None
         self._force: asyncio.Task[None] | None = None
         self._starting = False
+        self._invocation = ""
         self._end = ""
         """Why the machine will have ended, when it is known before it has."""
         self._failure = ""
@@ -300,6 +301,7 @@ class Machine:
     def unit_changed(self, status: UnitStatus) -> None:
         """The machine's unit changed, or is gone."""
         self.main_pid = status.main_pid if status.runs else 0
+        self._invocation = status.invocation or self._invocation
         if self._starting:
             self._context.changed(self)
         elif status.active == "deactivating" and status.main_pid and self._live:
@@ -380,12 +382,11 @@ class Machine:
     async def _undo_start(self, error: BaseException) -> VfsdError:
         """Take down what a start has made so far, and say why it failed."""
         supervisor = self._context.supervisor
-        invocation = supervisor.status(self.unit).invocation
         with contextlib.suppress(SupervisorError):
             await supervisor.kill(self.unit, signal.SIGKILL)
             await supervisor.stop(self.unit)
         await supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
-        failure = await self._why_start_failed(error, invocation)
+        failure = await self._why_start_failed(error)
         self._starting = False
         if self._end == KILLED:
             self._become_idle(MachineState.STOPPED, KILLED)
@@ -393,7 +394,7 @@ class Machine:
             self._become_idle(MachineState.FAILED, self._public(str(failure)))
         return failure
 
-    async def _why_start_failed(self, error: BaseException, invocation: str) -> VfsdError:
+    async def _why_start_failed(self, error: BaseException) -> VfsdError:
         """The error with what QEMU or virtiofsd had to say."""
         if not isinstance(error, UnitFailed | MonitorFailed):
             return (
@@ -406,9 +407,9 @@ class Machine:
         begin = f'machine "{self.name}" could not be started'
         for share in self.shares:
             if share.last_failure:
-                why = await why_virtiofsd_failed(self._context, share)
+                why = await why_virtiofsd_failed(share)
                 return UnitFailed(f'{begin}: share "{share.name}": {why}')
-        words = await asyncio.to_thread(last_words, invocation, f"vfsd-{self.name}") if invocation else ""
+        words = await last_words(self._invocation, f"vfsd-{self.name}")
         return UnitFailed(f"{begin}: QEMU said: {self._plain(words)}") if words else error
 
     def _public(self, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ class Registry:
         known = self.shares.get(spec.name)
         spec = dataclasses.replace(spec, persistent=True)
         if known is None:
-            share = Share(self._context, spec, 0)
+            share = Share(self._context, spec, os.getuid())
             share.configured = True
             self._add_share(share)
         elif known.configured and not known.state.serves and not known.in_use:
@@ -216,12 +217,12 @@ class Registry:
         known = self.machines.get(spec.name)
         spec = dataclasses.replace(spec, persistent=True)
         if known is None:
-            machine = Machine(self._context, spec, 0)
+            machine = Machine(self._context, spec, os.getuid())
             machine.configured = True
             self._add_machine(machine)
         elif known.configured and known.state.idle and known.spec != spec:
             self._drop_machine(known)
-            machine = Machine(self._context, spec, 0)
+            machine = Machine(self._context, spec, os.getuid())
             machine.configured = True
             self._add_machine(machine)
 

@@ -51,6 +51,8 @@ class Share:
         self.state = ShareState.STOPPED
         self.reason = ""
         self.main_pid = 0
+        self.invocation = ""
+        """Of the virtiofsd that ran last, as the journal has it."""
         self.restarts = self.memory.restarts
         self.state_changed_usec = self.memory.since_usec or now_usec()
         self.configured = False
@@ -277,6 +279,7 @@ class Share:
 
     def _service_changed(self, status: UnitStatus) -> None:
         was_running, self.main_pid = self.main_pid, status.main_pid if status.runs else 0
+        self.invocation = status.invocation or self.invocation
         if status.active == "active":
             self._begun = True
             self._spent = self.in_use
@@ -412,8 +415,7 @@ class Share:
         return ShareBusy(f'share "{self.name}" is used by machine "{machine}"; {remedy}')
 
 
-async def why_virtiofsd_failed(context: Context, share: Share) -> str:
+async def why_virtiofsd_failed(share: Share) -> str:
     """What the failed virtiofsd of a share said last, added to how it ended."""
-    status = context.supervisor.status(share.service_unit)
-    words = await asyncio.to_thread(last_words, status.invocation, "virtiofsd")
+    words = await last_words(share.invocation, "virtiofsd")
     return f"{share.last_failure}: {words}" if words else share.last_failure
