@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from dataclasses import dataclass
@@ -125,8 +124,7 @@ async def _builtin(context: Context, machine: Machine) -> Boot:
         arguments = guest.kernel_arguments(mounts, append=machine.spec.append)
     except ValueError as error:
         raise InvalidArgs(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
-    kernel = await asyncio.to_thread(guest.find_kernel)
-    built = await asyncio.to_thread(guest.build, kernel, context.paths.builtin)
+    built = await context.host.builtin()
     return Boot(built.kernel, built.initrd, " ".join(arguments))
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vfsd.binaries import QemuBinary, VirtiofsdBinary
 from vfsd.commands import UefiFirmware
@@ -17,6 +17,9 @@ from vfsd.discovery import BinaryNotFound, find_qemu, find_virtiofsd
 from vfsd.errors import PrerequisiteMissing
 from vfsd.kvm import KvmVerdict, kvm_works
 from vfsd.paths import Paths
+
+if TYPE_CHECKING:
+    from vfsd.guest import BuiltinGuest
 
 _FIRMWARE_FOLDERS = (
     Path("/etc/qemu/firmware"),
@@ -26,6 +29,11 @@ _FIRMWARE_FOLDERS = (
 _Answer = TypeVar("_Answer")
 FOUND_FOR = 1.0
 """Seconds for which a binary that was found is not looked for again: a machine with many shares asks for each."""
+BUILT_FOR = 60.0
+"""Seconds for which the built-in guest is not made anew, which would hash its ingredients, unless its files change."""
+
+Stamp = tuple[int, int, int]
+"""What tells a file from another one in its place: inode, size, time of change in ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Host:
         self._kvm: KvmVerdict | None = None
         self._kvm_asked = asyncio.Lock()
         self._found: dict[Callable[[], Any], tuple[float, Any]] = {}
+        self._builtin: tuple[float, BuiltinGuest | None, list[Stamp]] = (0.0, None, [])
         self.versions = Versions()
         self.on_versions: Callable[[], None] = lambda: None
 
@@ -100,6 +109,15 @@ class Host:
         """qcow2 or raw, by content. :raise OSError: the image can't be read."""
         return await asyncio.to_thread(_image_format, image)
 
+    async def builtin(self) -> BuiltinGuest:
+        """The built-in guest, made or found in its folder."""
+        made_at, known, stamps = self._builtin
+        if known is not None and time.monotonic() - made_at < BUILT_FOR and _stamps(known) == stamps:
+            return known
+        guest = await asyncio.to_thread(_build, self._paths.builtin)
+        self._builtin = (time.monotonic(), guest, _stamps(guest))
+        return guest
+
     async def _ask_kvm(self) -> KvmVerdict:
         async with self._kvm_asked:
             if self._kvm is None:
@@ -124,6 +142,23 @@ class Host:
         if versions != self.versions:
             self.versions = versions
             self.on_versions()
+
+
+def _build(folder: Path) -> BuiltinGuest:
+    from vfsd import guest  # noqa: PLC0415  # most machines never need it
+
+    return guest.build(guest.find_kernel(), folder)
+
+
+def _stamps(guest: BuiltinGuest) -> list[Stamp]:
+    found = []
+    for path in (guest.kernel, guest.initrd):
+        try:
+            status = path.stat()
+        except OSError:
+            return []
+        found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _image_format(image: Path) -> str:
