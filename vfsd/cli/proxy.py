@@ -125,11 +125,12 @@ class Client:
         queue: asyncio.Queue[Signal] = asyncio.Queue()
 
         def receive(message: Message) -> None:
+            path, member = message.path or "", message.member or ""
             if message.message_type is MessageType.SIGNAL and (
-                message.path.startswith(ROOT_PATH) or message.member == "NameOwnerChanged"
+                path.startswith(ROOT_PATH) or member == "NameOwnerChanged"
             ):
                 body = [_unpack(value) for value in message.body]
-                queue.put_nowait(Signal(message.path, message.interface, message.member, body))
+                queue.put_nowait(Signal(path, message.interface or "", member, body))
 
         rules = (
             f"type='signal',sender='{BUS_NAME}',path_namespace='{path_namespace}'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ SHARE_COLUMNS = (
     Column("PID", right=True),
     Column("SOURCE", path=True),
 )
+
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 Named = dict[str, dict[str, Any]]
 """Properties by name."""
@@ -98,9 +101,14 @@ def _gap(session: Session) -> None:
 def headline(manager: Mapping[str, Any]) -> str:
     """Who answers and with what, in one line."""
     whose = "the system" if manager["Scope"] == "system" else "this user"
-    qemu = f"QEMU {manager['QemuVersion']}" if manager["QemuVersion"] else "no QEMU"
-    virtiofsd = f"virtiofsd {manager['VirtiofsdVersion']}" if manager["VirtiofsdVersion"] else "no virtiofsd"
+    qemu = _version("QEMU", manager["QemuVersion"])
+    virtiofsd = _version("virtiofsd", manager["VirtiofsdVersion"])
     return clean(f"vfsd {manager['Version']} of {whose}, {qemu}, {virtiofsd}")
+
+
+def _version(program: str, version: str) -> str:
+    number = _VERSION.search(version)
+    return f"{program} {number[0] if number else version}" if version else f"no {program} found yet"
 
 
 def _machine_row(item: Mapping[str, Any]) -> list[str]:
