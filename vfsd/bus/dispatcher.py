@@ -18,7 +18,7 @@ from dbus_next import Message, MessageFlag, MessageType
 from vfsd.bus import interface as interfaces
 from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
-from vfsd.bus.interface import Interface
+from vfsd.bus.interface import Interface, Method
 from vfsd.errors import (
     InvalidArgs,
     PropertyReadOnly,
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _STANDARD = interfaces.parse(interfaces.STANDARD_XML)
 _OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
+_MACHINE_ID = Path("/etc/machine-id")
 _INTERNAL_ERROR = ("org.freedesktop.DBus.Error.Failed", "internal error; vfsd's journal has the details")
 _DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -181,20 +182,23 @@ class Dispatcher:
 
     def _on_call(self, message: Message) -> None:
         try:
-            signature, body = self._answer_at_once(message)
-        except _NeedsTask as needed:
-            task = asyncio.get_running_loop().create_task(self._carry_out(message, needed.node, needed.gives))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            method = self._method_of(message)
+            body = self._answer_at_once(message)
         except VfsdError as error:
             self._reply_error(message, error)
         except Exception:
             self._reply_bug(message)
         else:
-            self._reply(message, signature, body)
+            if body is not None:
+                self._reply(message, method.gives, body)
+                return
+            work = self._carry_out(message, self._nodes[message.path], method.gives)
+            task = asyncio.get_running_loop().create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    def _answer_at_once(self, message: Message) -> tuple[str, bytes]:
-        """The reply to a call that needs no waiting; raises _NeedsTask for the others."""
+    def _method_of(self, message: Message) -> Method:
+        """The method that a call means; the message then names its interface. :raise VfsdError: there is none."""
         interface = self._interface_of(message)
         method = interface.methods.get(message.member)
         if method is None:
@@ -203,22 +207,27 @@ class Dispatcher:
             raise InvalidArgs(
                 f'{message.member} takes arguments of type "{method.takes}", not "{message.signature}"'
             )
-        match interface.name.rpartition(".")[2], message.member:
-            case "Introspectable", _:
-                return "s", wire.marshal("s", [self._introspect(message.path)])
-            case "Peer", "Ping":
-                return "", b""
-            case "Peer", _:
-                machine_id = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-                return "s", wire.marshal("s", [machine_id])
-            case "ObjectManager", _:
-                shown = (node.whole() for path, node in self._nodes.items() if path != self._root)
-                return method.gives, wire.array_body(shown)
-            case "Properties", "Get":
-                return "v", self._get(message)
-            case "Properties", "GetAll":
-                return "a{sv}", wire.array_body(self._node(message.path, message.body[0]).entries())
-        raise _NeedsTask(self._nodes[message.path], method.gives)
+        message.interface = interface.name
+        return method
+
+    def _answer_at_once(self, message: Message) -> bytes | None:
+        """The body of the reply to a call that needs no waiting, None for the others."""
+        match message.interface, message.member:
+            case "org.freedesktop.DBus.Introspectable", _:
+                return wire.marshal("s", [self._introspect(message.path)])
+            case "org.freedesktop.DBus.Peer", "Ping":
+                return b""
+            case "org.freedesktop.DBus.Peer", _:
+                return wire.marshal("s", [_MACHINE_ID.read_text(encoding="ascii").strip()])
+            case "org.freedesktop.DBus.ObjectManager", _:
+                return wire.array_body(
+                    node.whole() for path, node in self._nodes.items() if path != self._root
+                )
+            case "org.freedesktop.DBus.Properties", "Get":
+                return self._get(message)
+            case "org.freedesktop.DBus.Properties", "GetAll":
+                return wire.array_body(self._node(message.path, message.body[0]).entries())
+        return None
 
     def _interface_of(self, message: Message) -> Interface:
         """The interface that a call means: named, or the one that has the member."""
@@ -263,7 +272,7 @@ class Dispatcher:
 
     async def _carry_out(self, message: Message, node: _Node, gives: str) -> None:
         try:
-            if message.interface == _PROPERTIES or (message.interface is None and message.member == "Set"):
+            if message.interface == _PROPERTIES:
                 body = await self._set(message)
             else:
                 body = await node.shown.call(message.member, message.body, message.sender)
@@ -333,15 +342,6 @@ class Dispatcher:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             reply = wire.RawMessage(body, destination=message.sender, reply_serial=message.serial, **fields)
             self._connection.send_now(reply)
-
-
-class _NeedsTask(Exception):
-    """The call has to wait for something."""
-
-    def __init__(self, node: _Node, gives: str) -> None:
-        super().__init__()
-        self.node = node
-        self.gives = gives
 
 
 class _Empty:
