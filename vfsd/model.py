@@ -1,7 +1,6 @@
 """What a share and a machine are: frozen values, checked when they are made.
 
-An option is a dataclass field; `option()` says what the outside calls it. From that one description come the
-D-Bus property, the key in a TOML file and the key in a stored definition.
+Which of their fields are options, and what the outside calls them, stands with each field (`vfsd.options`).
 """
 
 from __future__ import annotations
@@ -9,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import ipaddress
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
 from vfsd import names
 from vfsd.errors import InvalidArgs, NotSupported
+from vfsd.options import Option, check_path, check_text, option, options_of, require
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
@@ -114,82 +114,6 @@ class FailurePolicy(StrEnum):
     STOP = "stop"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """How the outside knows a field."""
-
-    field: str
-    dbus_name: str
-    signature: str
-    parse: Callable[[Any], Any]
-
-    def to_dbus(self, spec: object) -> Any:
-        """The field's value as D-Bus carries it."""
-        value = getattr(spec, self.field)
-        if isinstance(value, StrEnum):
-            return value.value
-        return list(value) if isinstance(value, tuple) else value
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def option(dbus_name: str, signature: str, default: Any, parse: Callable[[Any], Any] = _same) -> Any:
-    """A field that is an option; `parse` makes the field's type from what D-Bus carries."""
-    return field(default=default, metadata={"dbus": (dbus_name, signature, parse)})
-
-
-def _options(spec: type) -> dict[str, Option]:
-    table = {}
-    for item in dataclasses.fields(spec):
-        if "dbus" in item.metadata:
-            dbus_name, signature, parse = item.metadata["dbus"]
-            table[dbus_name] = Option(item.name, dbus_name, signature, parse)
-    return table
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise InvalidArgs(message)
-
-
-def _check_text(what: str, *texts: str) -> None:
-    _require(not any("\0" in text for text in texts), f"{what} holds a NUL byte; take it out")
-
-
-def _check_path(what: str, path: str) -> None:
-    _check_text(what, path)
-    _require(path.startswith("/"), f'{what} "{path}" is not an absolute path; give one that begins with /')
-
-
-def _parse_options(
-    spec: type, table: Mapping[str, Option], given: Mapping[str, tuple[str, Any]]
-) -> dict[str, Any]:
-    """Turn options by D-Bus name, each with its signature, into fields.
-
-    :raise InvalidArgs: an unknown name, another type, or a value that is none of the choices.
-    """
-    fields = {}
-    for key, (signature, value) in given.items():
-        known = table.get(key)
-        if known is None:
-            raise InvalidArgs(f'"{key}" is no option of a {_kind(spec)}; there are {", ".join(table)}')
-        _require(
-            signature == known.signature, f'{key} has type "{signature}", it must be "{known.signature}"'
-        )
-        try:
-            fields[known.field] = known.parse(value)
-        except ValueError:
-            choices = ", ".join(known.parse)  # type: ignore[arg-type]  # only the enums refuse values
-            raise InvalidArgs(f'{key} is "{value}", it must be one of {choices}') from None
-    return fields
-
-
-def _kind(spec: type) -> str:
-    return spec.__name__.removesuffix("Spec").lower()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareSpec:
     """One host directory and how virtiofsd serves it."""
@@ -224,35 +148,35 @@ class ShareSpec:
 
     def __post_init__(self) -> None:
         who = f'share "{self.name}"'
-        _require(
+        require(
             names.is_share_name(self.name),
             f'"{self.name}" can\'t name a share; use 1 to 128 of a-z A-Z 0-9 . _ -, not beginning with . or -',
         )
-        _require(
+        require(
             len(names.share_service_unit(self.name)) <= names.UNIT_NAME_MAX,
             f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
         )
-        _check_path(f"the source of {who}", self.source)
+        check_path(f"the source of {who}", self.source)
         if not self.tag:
             object.__setattr__(self, "tag", fit_tag(self.name))
-        _check_text(f"the tag of {who}", self.tag)
-        _require(
+        check_text(f"the tag of {who}", self.tag)
+        require(
             len(self.tag.encode()) <= names.TAG_MAX,
             f'tag "{self.tag}" of {who} has more than {names.TAG_MAX} bytes; use a shorter one',
         )
         if self.mount_point:
-            _check_path(f"the mount point of {who}", self.mount_point)
+            check_path(f"the mount point of {who}", self.mount_point)
         for rule in (*self.translate_uid, *self.translate_gid, *self.uid_map, *self.gid_map, self.xattr_map):
-            _check_text(f"a rule of {who}", rule)
-        _require(
+            check_text(f"a rule of {who}", rule)
+        require(
             not (self.posix_acl and (self.translate_uid or self.translate_gid)),
             f"{who} has PosixACL and TranslateUID or TranslateGID; virtiofsd can do only one of the two",
         )
-        _require(
+        require(
             not (self.uid_map or self.gid_map) or self.sandbox is Sandbox.NAMESPACE,
             f"{who} has UIDMap or GIDMap, which need Sandbox namespace",
         )
-        _check_text(f"the socket group of {who}", self.socket_group)
+        check_text(f"the socket group of {who}", self.socket_group)
 
     @classmethod
     def from_options(
@@ -261,12 +185,12 @@ class ShareSpec:
         """Make a share from D-Bus options. :raise InvalidArgs: something is malformed."""
         given = dict(options)
         persistent = _take_persistent(given)
-        fields = {"sandbox": Sandbox.default(scope), **_parse_options(cls, SHARE_OPTIONS, given)}
+        fields = {"sandbox": Sandbox.default(scope), **_parseoptions_of(cls, SHARE_OPTIONS, given)}
         return cls(name=name, source=source, persistent=persistent, **fields)
 
     def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
         """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
-        changed = _parse_options(type(self), SHARE_OPTIONS, {dbus_name: (signature, value)})
+        changed = _parseoptions_of(type(self), SHARE_OPTIONS, {dbus_name: (signature, value)})
         return dataclasses.replace(self, **changed)
 
 
@@ -298,31 +222,31 @@ class MachineSpec:
 
     def __post_init__(self) -> None:
         who = f'machine "{self.name}"'
-        _require(
+        require(
             names.is_machine_name(self.name),
             f'"{self.name}" can\'t name a machine; use 1 to 64 of a-z A-Z 0-9 . _ -, not beginning with . or -',
         )
-        _require(
+        require(
             len(names.machine_unit(self.name)) <= names.UNIT_NAME_MAX,
             f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
         )
         for what, path in (("kernel", self.kernel), ("initrd", self.initrd), ("image", self.image)):
             if path:
-                _check_path(f"the {what} of {who}", path)
-        _check_text(f"an argument of {who}", self.append, self.root_share, *self.extra_arguments)
-        _require(
+                check_path(f"the {what} of {who}", path)
+        check_text(f"an argument of {who}", self.append, self.root_share, *self.extra_arguments)
+        require(
             self.memory >= MEMORY_MIN, f"{who} has {self.memory} bytes of memory; give at least {MEMORY_MIN}"
         )
-        _require(1 <= self.cpus <= 4096, f"{who} has {self.cpus} processors; give 1 to 4096")
-        _require(self.shutdown_timeout_usec > 0, f"{who} gives its guest no time to shut down; give some µs")
-        _require(
+        require(1 <= self.cpus <= 4096, f"{who} has {self.cpus} processors; give 1 to 4096")
+        require(self.shutdown_timeout_usec > 0, f"{who} gives its guest no time to shut down; give some µs")
+        require(
             not (self.builtin and (self.kernel or self.initrd or self.image or self.root_share)),
             f"{who} boots the built-in guest; Kernel, Initrd, Image and RootShare can't be used with Builtin",
         )
-        _require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
+        require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
         self._check_network(who)
         tags = [share.tag for share in self.shares]
-        _require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
+        require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
         if self.on_share_failure is not FailurePolicy.SIGNAL:
             raise NotSupported(
                 f'OnShareFailure "{self.on_share_failure}" comes with a later version; use signal'
@@ -335,12 +259,10 @@ class MachineSpec:
             and 0 < len(interface.encode()) <= NETWORK_INTERFACE_MAX
             and not set(interface) & set("/: \t\n\0,")
         )
-        _require(
+        require(
             good, f'network "{self.network}" of {who} must be user, none, bridge:INTERFACE or tap:INTERFACE'
         )
-        _require(
-            not self.forward or self.network == "user", f"{who} forwards ports, which needs Network user"
-        )
+        require(not self.forward or self.network == "user", f"{who} forwards ports, which needs Network user")
         for forward in self.forward:
             Forward.parse(forward)
 
@@ -355,19 +277,19 @@ class MachineSpec:
         given = dict(options)
         persistent = _take_persistent(given)
         signature, wanted = given.pop("Shares", ("a(ssa{sv})", []))
-        _require(signature == "a(ssa{sv})", f'Shares has type "{signature}", it must be "a(ssa{{sv}})"')
-        fields = _parse_options(cls, MACHINE_OPTIONS, given)
+        require(signature == "a(ssa{sv})", f'Shares has type "{signature}", it must be "a(ssa{{sv}})"')
+        fields = _parseoptions_of(cls, MACHINE_OPTIONS, given)
         shares = own_shares(name, scope, wanted)
         return cls(name=name, persistent=persistent, shares=shares, **fields)
 
     def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
         """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
-        changed = _parse_options(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
+        changed = _parseoptions_of(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
         return dataclasses.replace(self, **changed)
 
 
-SHARE_OPTIONS: Mapping[str, Option] = _options(ShareSpec)
-MACHINE_OPTIONS: Mapping[str, Option] = _options(MachineSpec)
+SHARE_OPTIONS: Mapping[str, Option] = options_of(ShareSpec)
+MACHINE_OPTIONS: Mapping[str, Option] = options_of(MachineSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,5 +374,5 @@ def _unique_name(base: str, taken: set[str]) -> str:
 
 def _take_persistent(options: dict[str, tuple[str, Any]]) -> bool:
     signature, value = options.pop("Persistent", ("b", False))
-    _require(signature == "b", f'Persistent has type "{signature}", it must be "b"')
+    require(signature == "b", f'Persistent has type "{signature}", it must be "b"')
     return bool(value)

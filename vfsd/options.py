@@ -1,0 +1,90 @@
+"""Options: fields of a specification that the outside can give.
+
+An option is a dataclass field; `option()` says what the outside calls it. From that one description come the
+D-Bus property, the key in a TOML file and the key in a stored definition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from vfsd.errors import InvalidArgs
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How the outside knows a field."""
+
+    field: str
+    dbus_name: str
+    signature: str
+    parse: Callable[[Any], Any]
+
+    def to_dbus(self, spec: object) -> Any:
+        """The field's value as D-Bus carries it."""
+        value = getattr(spec, self.field)
+        if isinstance(value, StrEnum):
+            return value.value
+        return list(value) if isinstance(value, tuple) else value
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def option(dbus_name: str, signature: str, default: Any, parse: Callable[[Any], Any] = _same) -> Any:
+    """A field that is an option; `parse` makes the field's type from what D-Bus carries."""
+    return field(default=default, metadata={"dbus": (dbus_name, signature, parse)})
+
+
+def options_of(spec: type) -> dict[str, Option]:
+    """The options of a specification, by their D-Bus names."""
+    table = {}
+    for item in dataclasses.fields(spec):
+        if "dbus" in item.metadata:
+            dbus_name, signature, parse = item.metadata["dbus"]
+            table[dbus_name] = Option(item.name, dbus_name, signature, parse)
+    return table
+
+
+def parse_options(
+    spec: type, table: Mapping[str, Option], given: Mapping[str, tuple[str, Any]]
+) -> dict[str, Any]:
+    """Turn options by D-Bus name, each with its signature, into fields.
+
+    :raise InvalidArgs: an unknown name, another type, or a value that is none of the choices.
+    """
+    fields = {}
+    for key, (signature, value) in given.items():
+        known = table.get(key)
+        if known is None:
+            kind = spec.__name__.removesuffix("Spec").lower()
+            raise InvalidArgs(f'"{key}" is no option of a {kind}; there are {", ".join(table)}')
+        require(signature == known.signature, f'{key} has type "{signature}", it must be "{known.signature}"')
+        try:
+            fields[known.field] = known.parse(value)
+        except ValueError:
+            choices = ", ".join(known.parse)  # type: ignore[arg-type]  # only the enums refuse values
+            raise InvalidArgs(f'{key} is "{value}", it must be one of {choices}') from None
+    return fields
+
+
+def require(condition: object, message: str) -> None:
+    """:raise InvalidArgs: the condition does not hold."""
+    if not condition:
+        raise InvalidArgs(message)
+
+
+def check_text(what: str, *texts: str) -> None:
+    """:raise InvalidArgs: a text can't be passed to a program."""
+    require(not any("\0" in text for text in texts), f"{what} holds a NUL byte; take it out")
+
+
+def check_path(what: str, path: str) -> None:
+    """:raise InvalidArgs: the path is not absolute."""
+    check_text(what, path)
+    require(path.startswith("/"), f'{what} "{path}" is not an absolute path; give one that begins with /')
