@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vfsd.errors import VfsdError
-from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, Option, ShareSpec
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
+from vfsd.options import Option
 from vfsd.store import BadFile
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)")

@@ -185,12 +185,12 @@ class ShareSpec:
         """Make a share from D-Bus options. :raise InvalidArgs: something is malformed."""
         given = dict(options)
         persistent = _take_persistent(given)
-        fields = {"sandbox": Sandbox.default(scope), **_parseoptions_of(cls, SHARE_OPTIONS, given)}
+        fields = {"sandbox": Sandbox.default(scope), **parse_options(cls, SHARE_OPTIONS, given)}
         return cls(name=name, source=source, persistent=persistent, **fields)
 
     def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
         """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
-        changed = _parseoptions_of(type(self), SHARE_OPTIONS, {dbus_name: (signature, value)})
+        changed = parse_options(type(self), SHARE_OPTIONS, {dbus_name: (signature, value)})
         return dataclasses.replace(self, **changed)
 
 
@@ -278,13 +278,13 @@ class MachineSpec:
         persistent = _take_persistent(given)
         signature, wanted = given.pop("Shares", ("a(ssa{sv})", []))
         require(signature == "a(ssa{sv})", f'Shares has type "{signature}", it must be "a(ssa{{sv}})"')
-        fields = _parseoptions_of(cls, MACHINE_OPTIONS, given)
+        fields = parse_options(cls, MACHINE_OPTIONS, given)
         shares = own_shares(name, scope, wanted)
         return cls(name=name, persistent=persistent, shares=shares, **fields)
 
     def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
         """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
-        changed = _parseoptions_of(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
+        changed = parse_options(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
         return dataclasses.replace(self, **changed)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vfsd.errors import InvalidArgs, NotSupported
-from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, Option, ShareSpec
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
+from vfsd.options import Option
 from vfsd.paths import Paths
 
 _FORMAT = 1

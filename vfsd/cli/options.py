@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from vfsd.cli.values import Options, Typed, absolute, parse_assignments, parse_value
-from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, Option
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
+from vfsd.options import Option
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
