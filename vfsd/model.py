@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from vfsd import names
 from vfsd.errors import InvalidArgs, NotSupported
-from vfsd.options import Option, check_path, check_text, option, options_of, require
+from vfsd.options import Option, check_path, check_text, option, options_of, parse_options, require
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vfsd.cli.errors import CliError, Exit
 
 if TYPE_CHECKING:
-    from vfsd.model import Option
+    from vfsd.options import Option
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
