@@ -85,6 +85,8 @@ class Machine:
         self._force: asyncio.Task[None] | None = None
         self._starting = False
         self._invocation = ""
+        self._run_changes = 0
+        """How often QEMU stopped or resumed the processors."""
         self._end = ""
         """Why the machine will have ended, when it is known before it has."""
         self._failure = ""
@@ -461,8 +463,10 @@ class Machine:
         await self._monitor.execute(command)
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if event in ("STOP", "RESUME"):
+            self._run_changes += 1
         if event == "STOP" and self._live:
-            self._context.spawn(self._why_stopped())
+            self._context.spawn(self._why_stopped(self._run_changes))
         elif event == "RESUME":
             self._set_live_state(MachineState.RUNNING)
         elif event == "SHUTDOWN":
@@ -471,8 +475,11 @@ class Machine:
             told = f'machine "{self.name}": QEMU reports {event}'
             self._context.journal.write(MessageId.GUEST_EVENT, INFO, told, unit=self.unit, machine=self.name)
 
-    async def _why_stopped(self) -> None:
-        """QEMU stopped the processors: on request, or because the guest can't go on."""
+    async def _why_stopped(self, change: int) -> None:
+        """QEMU stopped the processors: on request, or because the guest can't go on.
+
+        :param change: number of the event; an answer that a later event has overtaken tells nothing.
+        """
         try:
             status = await self._monitor.status() if self._monitor else ""
         except MonitorFailed:
@@ -480,7 +487,7 @@ class Machine:
         if status == "internal-error":
             self._failure = _KVM_REMEDY if self.accelerator == "kvm" else "QEMU reports an internal error"
             await self._context.supervisor.kill(self.unit, signal.SIGKILL)
-        elif status in _RUN_STATES:
+        elif status in _RUN_STATES and change == self._run_changes:
             self._set_live_state(_RUN_STATES[status])
 
     async def _kill_at(self, deadline_usec: int) -> None:
