@@ -25,6 +25,8 @@ _OUR_PATTERNS = ["vfsd-*.service", "vfsd-*.socket", "vfsd-*.slice"]
 _OUR_UNITS = f"/org/freedesktop/systemd1/unit/{names.label_escape('vfsd-')}"
 JOB_TIMEOUT = 12.0
 """Seconds that a job may take before the caller is told that it did not end."""
+RELIST_DELAY = 1.0
+"""Seconds between tries to list the units after a reload of systemd."""
 
 
 _FIELDS = {
@@ -55,6 +57,8 @@ class Systemd:
         self._jobs: set[_Jobs] = set()
         self._forgotten = asyncio.Event()
         self._reloading = False
+        self._moved: set[str] = set()
+        """Units of which a signal told since they were last listed: it is newer than the list."""
         self._catching_up: asyncio.Task[None] | None = None
         self.watcher: UnitWatcher | None = None
         self.version = 0
@@ -93,21 +97,28 @@ class Systemd:
         await asyncio.gather(*(self._learn_service(unit) for unit in (*services, *failed)))
 
     async def _list_units(self) -> dict[str, UnitStatus]:
+        self._moved.clear()
         [units] = await self._connection.call(*_MANAGER, "ListUnitsByPatterns", "asas", [[], _OUR_PATTERNS])
         found = {}
         for name, _, _, active, sub, *_ in units:
             found[name] = dataclasses.replace(self.status(name), active=active, sub=sub)
+        for name in self._moved:
+            if name in self._status:
+                found[name] = self._status[name]
+            else:
+                found.pop(name, None)
         return found
 
     async def _after_reload(self) -> None:
         """Catch up: while systemd reloads, it says of every unit that it was removed."""
-        try:
-            found = await self._list_units()
-        except CallError:
-            log.exception("systemd's units can't be listed after its reload")
-            return
+        while True:
+            try:
+                found = await self._list_units()
+                break
+            except CallError:
+                log.exception("systemd's units can't be listed after its reload")
+                await asyncio.sleep(RELIST_DELAY)
         before, self._status = self._status, found
-        self._reloading = False
         self._forgotten.set()
         for unit, status in found.items():
             if before.get(unit) != status:
@@ -141,7 +152,13 @@ class Systemd:
             _properties(unit),
             [[other.name, _properties(other)] for other in aux],
         ]
-        await self._run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+        try:
+            await self._run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+        except SupervisorError as error:
+            masked = await self._masked([unit, *aux]) if error.unit_exists else ""
+            if masked:
+                raise SupervisorError(f"{masked} is masked, unmask it") from None
+            raise
 
     async def stop(self, unit: str) -> None:
         """Stop a unit and wait until it is stopped; no error if it is not loaded."""
@@ -193,6 +210,20 @@ class Systemd:
             return ""
         return bytes(value.value).hex()
 
+    async def _masked(self, units: Sequence[Unit]) -> str:
+        """The first of some units that an administrator forbade; "" if none is."""
+        for unit in units:
+            path = names.unit_object_path(unit.name)
+            try:
+                [state] = await self._connection.call(
+                    _NAME, path, _PROPERTIES, "Get", "ss", [_UNIT_INTERFACE, "LoadState"]
+                )
+            except CallError:
+                continue
+            if state.value == "masked":
+                return unit.name
+        return ""
+
     async def _call(self, member: str, signature: str, body: list[object]) -> list[object]:
         try:
             return await self._connection.call(*_MANAGER, member, signature, body)
@@ -237,14 +268,17 @@ class Systemd:
             if not self._reloading:
                 self._on_removed(message.body[0])
         elif message.member == "Reloading":
-            self._reloading = True
-            if not message.body[0]:
+            self._reloading = message.body[0]
+            if not self._reloading:
+                if self._catching_up is not None:
+                    self._catching_up.cancel()
                 self._catching_up = asyncio.get_running_loop().create_task(self._after_reload())
 
     def _on_properties(self, unit: str, changed: dict[str, Variant]) -> None:
         known = {_FIELDS[name]: value.value for name, value in changed.items() if name in _FIELDS}
         if "InvocationID" in changed:
             known["invocation"] = bytes(changed["InvocationID"].value).hex()
+        self._moved.add(unit)
         old = self.status(unit)
         new = dataclasses.replace(old, **known)
         if unit in self._status and new == old:
@@ -253,6 +287,7 @@ class Systemd:
         self._notify(unit, new)
 
     def _on_removed(self, unit: str) -> None:
+        self._moved.add(unit)
         last = self._status.pop(unit, None)
         self._forgotten.set()
         if last is not None:
