@@ -43,6 +43,10 @@ class Scope(StrEnum):
     USER = "user"
     SYSTEM = "system"
 
+    def hint(self, program: str, arguments: str) -> str:
+        """A command of systemd's that a person can type to look at this scope."""
+        return f"{program} --user {arguments}" if self is Scope.USER else f"{program} {arguments}"
+
 
 def label_escape(name: str) -> str:
     """Escape a name into one element of an object path, as systemd's bus_label_escape()."""

@@ -30,6 +30,7 @@ _OF_RESULT = {
     "start-limit-hit": "was started too often in a short time",
 }
 _FIRST_SIGNAL_CODE = 256 - 64
+_STOPPED_CODE = 256 - signal.SIGINT
 
 
 def signal_name(number: int) -> str:
@@ -49,9 +50,11 @@ def virtiofsd_end(status: UnitStatus, *, had_begun: bool) -> str:
     if status.result in _OF_RESULT:
         return f"{who} {_OF_RESULT[status.result]}"
     if status.exit_code != _EXITED:
-        return _signalled(who, status)
+        # its KillSignal=, before virtiofsd was ready to handle it
+        stopped = status.exit_code and status.exit_status == signal.SIGINT
+        return "" if stopped else _signalled(who, status)
     code = status.exit_status
-    if code == 0:
+    if code in (0, _STOPPED_CODE):
         return ""
     if not had_begun and code in _OF_SYSTEMD:
         return f"{who} {_OF_SYSTEMD[code]}"

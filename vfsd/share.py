@@ -296,7 +296,7 @@ class Share:
             else:
                 self._context.spawn(self._judge_disconnect())
         elif problem:
-            self.reason = f"{problem}; see journalctl -u {self.service_unit}"
+            self.reason = f"{problem}; see {self._log_command()}"
             self._remember(restarts=self.restarts)
 
     def _lose(self, problem: str) -> None:
@@ -310,7 +310,7 @@ class Share:
         )
         if running and not self._context.supervisor.status(self.service_unit).runs:
             self.restarts += 1
-            self._lose(f"virtiofsd ended the connection; its log says why: journalctl -u {self.service_unit}")
+            self._lose(f"virtiofsd ended the connection; its log says why: {self._log_command()}")
             self.refresh()
 
     def _observe(self) -> ShareState:
@@ -377,8 +377,9 @@ class Share:
                 await supervisor.wait_gone([socket.name, service.name], CLEANUP_TIMEOUT)
                 await supervisor.start(socket, [service])
         except SupervisorError as error:
+            status = self._context.scope.hint("systemctl", f"status {socket.name}")
             raise UnitFailed(
-                f'share "{self.name}" could not start listening: {error}; see systemctl status {socket.name}'
+                f'share "{self.name}" could not start listening: {error}; see {status}'
             ) from None
 
     def _check_group(self) -> None:
@@ -409,6 +410,9 @@ class Share:
         if memory != self.memory:
             self.memory = memory
             self._context.store.remember(Kind.SHARE, self.name, memory)
+
+    def _log_command(self) -> str:
+        return self._context.scope.hint("journalctl", f"-u {self.service_unit}")
 
     def _busy(self, remedy: str) -> ShareBusy:
         machine = self.machine.name if self.machine else ""
