@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import TESTER, Client, Vfsd, clean, wait_for
+from tests.integration.harness import TESTER, Client, Vfsd, clean, scrub, wait_for
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,8 +31,12 @@ def vfsd(request: pytest.FixtureRequest) -> Iterator[Vfsd]:
     service.systemctl("reset-failed", "vfsd.service", check=False)
     service.systemctl("start", "vfsd.service")
     clean(service)
-    if service.leftovers():
-        wait_for(lambda: not service.leftovers(), f"{service.leftovers()} are gone", 10)
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not service.leftovers(), "everything is gone", 10)
+    left = service.leftovers()
+    scrub(service)
+    assert left == []
+
 
 only_system = pytest.mark.parametrize("vfsd", ["system"], indirect=True)
 only_user = pytest.mark.parametrize("vfsd", ["user"], indirect=True)

@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -301,6 +302,22 @@ def clean(vfsd: Vfsd) -> None:
         if state in ("active", "listening"):
             vfsd.run("busctl", vfsd.flag, "call", "org.vfsd1", path, SHARE, "Stop", check=False)
         vfsd.run("busctl", vfsd.flag, "call", "org.vfsd1", path, SHARE, "Remove", check=False)
+
+
+def scrub(vfsd: Vfsd) -> None:
+    """Take away by force what a test that failed left behind, so that the next one is not blamed for it."""
+    if not (left := vfsd.leftovers()):
+        return
+    vfsd.systemctl("stop", "vfsd.service", check=False)
+    units = [item.removeprefix("unit ") for item in left if item.startswith("unit ")]
+    vfsd.systemctl("stop", *units, check=False)
+    vfsd.systemctl("reset-failed", *units, check=False)
+    for path in (Path(item.removeprefix("file ")) for item in left if item.startswith("file ")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    vfsd.systemctl("start", "vfsd.service")
 
 
 def process_exists(pid: int) -> bool:
