@@ -1,0 +1,1 @@
+"""How fast vfsd is, as ratios to the same work without it; run by `make bench`."""
