@@ -259,7 +259,7 @@ def _asker(path: Path, timeout: float) -> Callable[..., ToolOutput]:
 def run_tool(
     command: Sequence[str], *, timeout: float, environ: Mapping[str, str] | None = None
 ) -> ToolOutput:
-    """Run a helper to its end, in the C locale and with nothing on its standard input.
+    """Run a helper to its end, in the C locale, without colours and with nothing on its standard input.
 
     It gets its own session, and all of that is killed at the time limit: a wrapper script's child must not
     keep the pipe open, and us waiting.
@@ -267,7 +267,7 @@ def run_tool(
     :param timeout: seconds.
     :raises ProbeError: it can't be started, or did not end in time.
     """
-    environment = {**(os.environ if environ is None else environ), "LC_ALL": "C"}
+    environment = {**(os.environ if environ is None else environ), "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
     try:
         process = subprocess.Popen(
             list(command),

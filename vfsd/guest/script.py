@@ -75,10 +75,12 @@ share() { # TAG[:MOUNT POINT[:OPTIONS]]
 
 power_button() {
 	load button
+	found=
 	for name in /sys/class/input/event*/device/name; do
-		read -r device <"$name" || continue
+		[ -e "$name" ] && read -r device <"$name" || continue
 		case $device in 'Power Button'|gpio-keys) ;; *) continue; esac
 		event=${name%/device/name}
+		found=yes
 		# Such a device has one key, so whatever it says is that key
 		(
 			dd if=/dev/input/"${event##*/}" of=/dev/null bs=24 count=1 2>/dev/null || exit
@@ -86,6 +88,7 @@ power_button() {
 			exec /.vfsd/stop poweroff
 		) &
 	done
+	[ "$found" ] || echo 'vfsd: this kernel has no power button; power off from inside' >/dev/console
 }
 
 network() {
