@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
-from dbus_next import Message, Variant
+from dbus_next import Variant
 
 from vfsd import names
 from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.incoming import Incoming
 from vfsd.supervisor import SupervisorError, UnitStatus, UnitWatcher
 from vfsd.units import Unit
 
@@ -37,6 +39,7 @@ _FIELDS = {
     "ExecMainCode": "exit_code",
     "ExecMainStatus": "exit_status",
 }
+_WANTED = frozenset((*_FIELDS, "InvocationID"))
 
 
 class _Jobs:
@@ -251,7 +254,7 @@ class Systemd:
         if result not in ("done", "skipped"):
             raise SupervisorError(f"systemd's job of {body[0]} ended as {result}")
 
-    def _on_signal(self, message: Message) -> None:
+    def _on_signal(self, message: Incoming) -> None:
         if message.member == "NameOwnerChanged" and message.sender == "org.freedesktop.DBus":
             if message.body[0] == _NAME:
                 self._owner = message.body[2]
@@ -259,7 +262,7 @@ class Systemd:
             return  # anybody may send a signal to us alone
         elif message.member == "PropertiesChanged":
             if message.path.startswith(_OUR_UNITS):
-                self._on_properties(names.unit_from_object_path(message.path), message.body[1])
+                self._on_properties(names.unit_from_object_path(message.path), message.changed(_WANTED))
         elif message.member == "JobRemoved":
             for jobs in self._jobs:
                 jobs.results[message.body[1]] = message.body[3]
@@ -274,10 +277,10 @@ class Systemd:
                     self._catching_up.cancel()
                 self._catching_up = asyncio.get_running_loop().create_task(self._after_reload())
 
-    def _on_properties(self, unit: str, changed: dict[str, Variant]) -> None:
-        known = {_FIELDS[name]: value.value for name, value in changed.items() if name in _FIELDS}
+    def _on_properties(self, unit: str, changed: dict[str, Any]) -> None:
+        known = {_FIELDS[name]: value for name, value in changed.items() if name in _FIELDS}
         if "InvocationID" in changed:
-            known["invocation"] = bytes(changed["InvocationID"].value).hex()
+            known["invocation"] = bytes(changed["InvocationID"]).hex()
         self._moved.add(unit)
         old = self.status(unit)
         new = dataclasses.replace(old, **known)

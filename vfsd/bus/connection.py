@@ -8,7 +8,6 @@ exception in a handler went back to the caller with its traceback.
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import logging
 from collections import deque
@@ -16,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dbus_next import BusType, Message, MessageFlag, MessageType
-from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio import MessageBus
 
+from vfsd.bus.incoming import Incoming
 from vfsd.names import Scope
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ _KNOWN_TYPES = frozenset(kind.value for kind in MessageType)
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 
-SignalHandler = Callable[[Message], None]
+SignalHandler = Callable[[Incoming], None]
 CallHandler = Callable[[Message], None]
 
 
@@ -234,7 +233,7 @@ class Connection(MessageBus):
         if raw[1] not in _KNOWN_TYPES:
             return  # the specification: unknown types must be ignored
         try:
-            message = Unmarshaller(io.BytesIO(raw)).unmarshall()
+            message = Incoming(raw)
             assert message is not None  # noqa: S101  # raw is a whole message
         except Exception:
             log.exception("A message on the bus could not be read")
@@ -244,7 +243,7 @@ class Connection(MessageBus):
         except Exception:
             log.exception("A message on the bus could not be handled")
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: Incoming) -> None:
         if message.message_type is MessageType.SIGNAL:
             for handler in self._signal_handlers:
                 handler(message)
