@@ -49,6 +49,10 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+def owner_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
 def create(vfsd: Vfsd, source: Path, *options: str, name: str = "src") -> str:
     """Through busctl; the options as busctl takes an a{sv}, its count left out."""
     count = sum(1 for word in options if word[:1].isupper())
@@ -184,7 +188,7 @@ async def test_a_connection_starts_virtiofsd_and_its_end_ends_it(
         await until(lambda: Path(f"/proc/{pid}/exe").resolve().name == "virtiofsd", "virtiofsd runs")
         assert pid == int(vfsd.unit_property(SERVICE, "MainPID"))
         assert await client.get(path, SHARE, "State") == "active"
-        assert Path(f"/proc/{pid}").stat().st_uid == vfsd.owner_uid
+        assert owner_of(pid) == vfsd.owner_uid
     await until(lambda: len(client.signals.states(path)) == 2, "the share listens again")
     assert client.signals.states(path) == [("listening", "active", ""), ("active", "listening", "")]
     assert await client.get(path, SHARE, "MainPID") == 0
