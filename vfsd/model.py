@@ -310,8 +310,9 @@ class Forward:
         address, _, host = address.rpartition(":")
         try:
             forward = cls(protocol, address, int(host), int(ports))
-            if address:
-                ipaddress.ip_address(address.strip("[]"))
+            # a zone after % could be anything, an option of QEMU's too
+            if address and getattr(ipaddress.ip_address(address.strip("[]")), "scope_id", None):
+                raise remedy
         except ValueError:
             raise remedy from None
         valid = all(0 < port < 1 << 16 for port in (forward.host_port, forward.guest_port))
