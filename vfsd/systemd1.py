@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from dbus_next import Variant
@@ -43,11 +43,45 @@ _WANTED = frozenset((*_FIELDS, "InvocationID"))
 
 
 class _Jobs:
-    """Results of jobs, noted from before the call that makes them."""
+    """Results of jobs. One may be told before the reply to the call that made the job is looked at."""
 
     def __init__(self) -> None:
-        self.results: dict[str, str] = {}
-        self.changed = asyncio.Event()
+        self._calls = 0
+        """Calls whose replies have not been looked at."""
+        self._early: dict[str, str] = {}
+        self._awaited: dict[str, set[asyncio.Future[str]]] = {}
+        """By the job's path. systemd merges jobs, so that two calls may have made one."""
+
+    async def result(self, call: Coroutine[Any, Any, list[Any]]) -> str:
+        """The result of the job that a call makes."""
+        self._calls += 1
+        try:
+            [path] = await call
+            early = self._early.get(path)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._early.clear()
+        if early is not None:
+            return early
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(path, set()).add(told)
+        try:
+            async with asyncio.timeout(JOB_TIMEOUT):
+                return await told
+        finally:
+            if waiting := self._awaited.get(path):
+                waiting.discard(told)
+                if not waiting:
+                    del self._awaited[path]
+
+    def removed(self, path: str, result: str) -> None:
+        """systemd says that a job is over."""
+        for told in self._awaited.pop(path, ()):
+            if not told.done():
+                told.set_result(result)
+        if self._calls:
+            self._early[path] = result
 
 
 class Systemd:
@@ -57,7 +91,7 @@ class Systemd:
         self._connection = connection
         self._owner = ""
         self._status: dict[str, UnitStatus] = {}
-        self._jobs: set[_Jobs] = set()
+        self._jobs = _Jobs()
         self._forgotten = asyncio.Event()
         self._reloading = False
         self._moved: set[str] = set()
@@ -238,19 +272,10 @@ class Systemd:
             ) from None
 
     async def _run_job(self, member: str, signature: str, body: list[object]) -> None:
-        jobs = _Jobs()
-        self._jobs.add(jobs)  # armed before the call: the job may be over before the reply is looked at
         try:
-            [path] = await self._call(member, signature, body)
-            async with asyncio.timeout(JOB_TIMEOUT):
-                while str(path) not in jobs.results:
-                    jobs.changed.clear()
-                    await jobs.changed.wait()
+            result = await self._jobs.result(self._call(member, signature, body))
         except TimeoutError:
             raise SupervisorError(f"systemd did not end the job of {body[0]} in time") from None
-        finally:
-            self._jobs.discard(jobs)
-        result = jobs.results[str(path)]
         if result not in ("done", "skipped"):
             raise SupervisorError(f"systemd's job of {body[0]} ended as {result}")
 
@@ -264,9 +289,7 @@ class Systemd:
             if message.path.startswith(_OUR_UNITS):
                 self._on_properties(names.unit_from_object_path(message.path), message.changed(_WANTED))
         elif message.member == "JobRemoved":
-            for jobs in self._jobs:
-                jobs.results[message.body[1]] = message.body[3]
-                jobs.changed.set()
+            self._jobs.removed(message.body[1], message.body[3])
         elif message.member == "UnitRemoved":
             if not self._reloading:
                 self._on_removed(message.body[0])

@@ -66,16 +66,7 @@ def test_it_reads_what_dbus_next_reads(arguments: list[tuple[str, Any]]) -> None
     assert expected is not None
     found = Incoming(raw)
     assert found.body == expected.body
-    for name in (
-        "path",
-        "interface",
-        "member",
-        "sender",
-        "signature",
-        "serial",
-        "message_type",
-        "destination",
-    ):
+    for name in ("path", "interface", "member", "signature", "serial", "message_type", "destination"):
         assert getattr(found, name) == getattr(expected, name)
 
 
