@@ -356,6 +356,7 @@ OWNER = Signal("/org/freedesktop/DBus", "org.freedesktop.DBus", "NameOwnerChange
         (STATE, "starting → failed (why\\x1b)"),
         (ADDED, "added"),
         (CHANGED, "MainPID=7"),
+        (CHANGED._replace(body=["i", {"State": "active", "StateChangedUSec": 1}, []]), ""),
         (OWNER, "vfsd has ended"),
         (STATE._replace(member="Later", body=["x"]), "Later ['x']"),
     ],

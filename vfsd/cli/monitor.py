@@ -17,6 +17,8 @@ from vfsd.cli.session import Session, global_options, pass_session
 if TYPE_CHECKING:
     from vfsd.cli.proxy import Client, Signal
 
+_TOLD_BY_STATE_CHANGED = ("State", "Reason", "StateChangedUSec")
+
 
 @click.command()
 @click.argument("name", required=False)
@@ -99,13 +101,14 @@ def describe(signal: Signal) -> dict[str, Any]:
 
 
 def say_signal(signal: Signal) -> str:
-    """A signal in words, with colours."""
+    """A signal in words, with colours; "" if another signal says the same."""
     member, body = signal.member, signal.body
     if member == "StateChanged":
         old, new, reason = body
         return f"{old} → {click.style(new, fg=state_colour(new))}" + (f" ({clean(reason)})" if reason else "")
     if member == "PropertiesChanged":
-        changed = [f"{name}={property_text(value)}" for name, value in body[1].items()]
+        news = ((name, value) for name, value in body[1].items() if name not in _TOLD_BY_STATE_CHANGED)
+        changed = [f"{name}={property_text(value)}" for name, value in news]
         return clean(", ".join([*changed, *body[2]]))
     if member == "InterfacesAdded":
         return "added"
