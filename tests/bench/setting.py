@@ -21,7 +21,8 @@ from vfsd.paths import Paths
 
 SOURCES = Path("/srv/vfsd-bench")
 RUNTIME = Path("/run/vfsd-bench")
-CACHE = Path("/tmp/vfsd-bench")
+CACHE = Path("/var/cache/vfsd-bench")
+"""Not below /tmp: QEMU has one of its own."""
 PREFIX = "vfsdbench-"
 """Of units that the bench makes by itself; not `vfsd-`, which vfsd would look at."""
 NAME = "bench"
