@@ -291,6 +291,9 @@ def test_a_reader_that_goes_away_is_no_bug(vfsd: Vfsd) -> None:
         "sh", "-c", "vfsctl share show --help | head -n 1; vfsctl status >&- 2>&1; vfsctl status <&-"
     )
     assert "Traceback" not in done
+    full = vfsd.run("sh", "-c", "vfsctl status 2>&1 >/dev/full; echo $?", check=False).splitlines()
+    assert full[0].startswith("Error: No space left")
+    assert full[-1] == "1"
 
 
 def test_status_is_quick(vfsd: Vfsd) -> None:

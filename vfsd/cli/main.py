@@ -65,9 +65,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`| head`). What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return Exit.FAILED
+    except OSError as error:
+        _drop_output()
+        return _fail(_explain_system(error))
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -91,6 +93,18 @@ def _explain(error: CallFailed | Unreachable | CliError, session: Session) -> Ex
     if isinstance(error, Unreachable):
         return explain_unreachable(error, session.scope)
     return Explanation(str(error), error.hint, error.code)
+
+
+def _drop_output() -> None:
+    """The reader has gone (`| head`) or the disk is full: what is still buffered must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_system(error: OSError) -> Explanation:
+    what = error.strerror or str(error)
+    named = f"{error.filename}: " if error.filename else ""
+    hint = "is there room where the output goes, and does the working directory exist?"
+    return Explanation(f"{named}{what}", hint, Exit.FAILED)
 
 
 def _explain_bug(error: Exception) -> Explanation:
