@@ -19,14 +19,6 @@ from vfsd.options import Option
 from vfsd.store import BadFile
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
-_TYPES: Mapping[str, tuple[type, str]] = {
-    "s": (str, "a text"),
-    "b": (bool, "true or false"),
-    "u": (int, "a whole number"),
-    "t": (int, "a whole number"),
-    "as": (list, "a list of texts"),
-}
-_LIMITS = {"u": 1 << 32, "t": 1 << 64}
 _DECODE_LINE = re.compile(r"\(at line (\d+)")
 
 
@@ -36,21 +28,21 @@ class _BadKey(Exception):
         self.key = key
 
 
-def load_shares(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterator[ShareSpec]:
-    """The shares that the folders define."""
+def load_shares(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterator[tuple[Path, ShareSpec]]:
+    """The shares that the folders define, each with its file."""
     for path in _files(folders, "shares"):
         document = _read(path, bad)
         if document is None:
             continue
         try:
             source, options = _share_options(document)
-            yield ShareSpec.from_options(path.stem, source, scope, options)
+            yield path, ShareSpec.from_options(path.stem, source, scope, options)
         except (_BadKey, VfsdError) as error:
             _report(path, error, bad)
 
 
-def load_machines(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterator[MachineSpec]:
-    """The machines that the folders define."""
+def load_machines(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterator[tuple[Path, MachineSpec]]:
+    """The machines that the folders define, each with its file."""
     for path in _files(folders, "machines"):
         document = _read(path, bad)
         if document is None:
@@ -64,7 +56,7 @@ def load_machines(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterat
             options = _options(MACHINE_OPTIONS, document)
             shares = [(source, "", given) for source, given in map(_share_options, tables)]
             options["Shares"] = ("a(ssa{sv})", shares)
-            yield MachineSpec.from_options(path.stem, scope, options)
+            yield path, MachineSpec.from_options(path.stem, scope, options)
         except (_BadKey, VfsdError) as error:
             _report(path, error, bad)
 
@@ -77,7 +69,8 @@ def _files(folders: Sequence[Path], kind: str) -> list[Path]:
         except OSError:
             continue
         for path in paths:
-            found.setdefault(path.name, path)
+            if not path.name.startswith("."):  # an editor's
+                found.setdefault(path.name, path)
     # an empty file, or a link to /dev/null, hides those of later folders, as systemd has it
     return [path for _, path in sorted(found.items()) if not _hides(path)]
 
@@ -90,13 +83,19 @@ def _hides(path: Path) -> bool:
 
 
 def _read(path: Path, bad: BadFile) -> dict[str, Any] | None:
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = _DECODE_LINE.search(str(error))
-        bad(path, f"line {line[1] if line else 'last'}: {error}")
-    except (OSError, UnicodeDecodeError) as error:
-        bad(path, str(error))
+        bad(path, f"line {line[1] if line else len(text.splitlines())}: {error}")
+    except UnicodeDecodeError as error:
+        bad(path, f"it is no UTF-8 text ({error})")
+    except RecursionError:
+        bad(path, "it is nested too deeply")
+    except OSError as error:
+        bad(path, f"it can't be read ({error.strerror})")
     return None
 
 
@@ -123,7 +122,7 @@ def _line_named_in(path: Path, message: str) -> int:
                 line = _line_of(path, option.field)
                 if line:
                     return line
-    return 0
+    return _line_of(path, "source") if message.startswith("the source of") else 0
 
 
 def _share_options(document: Mapping[str, Any]) -> tuple[str, dict[str, tuple[str, Any]]]:
@@ -141,14 +140,8 @@ def _options(table: Mapping[str, Option], document: Mapping[str, Any]) -> dict[s
         option = by_key.get(key)
         if option is None:
             raise _BadKey(key, f'"{key}" is no key; there are {", ".join(by_key)}')
-        kind, description = _TYPES[option.signature]
-        good = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-        if kind is list:
-            good = good and all(isinstance(item, str) for item in value)
-        if kind is int:
-            good = good and 0 <= value < _LIMITS[option.signature]
-        if not good:
-            raise _BadKey(key, f"{key} must be {description}")
+        if not option.fits(value):
+            raise _BadKey(key, f"{key} must be {option.wanted}")
         options[option.dbus_name] = (option.signature, value)
     return options
 

@@ -14,6 +14,15 @@ from typing import Any
 
 from vfsd.errors import InvalidArgs
 
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "s": (str, "a text"),
+    "b": (bool, "true or false"),
+    "u": (int, "a whole number"),
+    "t": (int, "a whole number"),
+    "as": (list, "a list of texts"),
+}
+_LIMITS = {"u": 1 << 32, "t": 1 << 64}
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -23,6 +32,20 @@ class Option:
     dbus_name: str
     signature: str
     parse: Callable[[Any], Any]
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, for people."""
+        return _TYPES[self.signature][1]
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value that no D-Bus signature vouches for has the option's type."""
+        kind = _TYPES[self.signature][0]
+        if kind is list:
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if kind is int:
+            return type(value) is int and 0 <= value < _LIMITS[self.signature]
+        return isinstance(value, kind)
 
     def to_dbus(self, spec: object) -> Any:
         """The field's value as D-Bus carries it."""

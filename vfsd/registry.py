@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Registry:
         self._by_unit: dict[str, Share | Machine] = {}
         self._reserved: set[tuple[Kind, str]] = set()
         """Names whose objects are being made."""
+        self._configuring = asyncio.Lock()
 
     # finding
 
@@ -147,8 +148,7 @@ class Registry:
                 if name in self.shares and self.shares[name].machine is None:
                     self.shares[name].machine = machine
                     machine.attached.append(self.shares[name])
-        for machine in self.machines.values():
-            await machine.adopt()
+        await asyncio.gather(*(machine.adopt() for machine in self.machines.values()))
         for share in self.shares.values():
             if not share.in_use:
                 share.adopt()
@@ -175,26 +175,26 @@ class Registry:
 
     async def read_configuration(self) -> None:
         """Make objects of what the configuration folders define, and forget idle ones whose file is gone."""
-        context = self._context
-        share_specs, machine_specs = await asyncio.to_thread(self._load_configuration)
-        for spec in share_specs:
-            self._configure_share(spec)
-        for machine_spec in machine_specs:
-            self._configure_machine(machine_spec)
-        defined = {spec.name for spec in share_specs}
-        for share in [s for s in self.shares.values() if s.configured and s.name not in defined]:
-            if not share.in_use and not share.state.serves:
-                context.store.remove(Kind.SHARE, share.name)
-                self._drop_share(share)
-        defined = {spec.name for spec in machine_specs}
-        for machine in [m for m in self.machines.values() if m.configured and m.name not in defined]:
-            if machine.state.idle:
-                await machine.forget()
-                self._drop_machine(machine)
+        async with self._configuring:
+            shares, machines = await asyncio.to_thread(self._load_configuration)
+            for path, spec in shares:
+                await self._try_file(path, self._configure_share(spec))
+            for path, machine_spec in machines:
+                await self._try_file(path, self._configure_machine(machine_spec))
+            defined = {spec.name for _, spec in shares}
+            for share in [s for s in self.shares.values() if s.configured and s.name not in defined]:
+                if await share.retire():
+                    self._context.store.remove(Kind.SHARE, share.name)
+                    self._drop_share(share)
+            defined = {spec.name for _, spec in machines}
+            for machine in [m for m in self.machines.values() if m.configured and m.name not in defined]:
+                if machine.state.idle:
+                    await machine.forget()
+                    self._drop_machine(machine)
 
     # inner workings
 
-    def _load_configuration(self) -> tuple[list[ShareSpec], list[MachineSpec]]:
+    def _load_configuration(self) -> tuple[list[tuple[Path, ShareSpec]], list[tuple[Path, MachineSpec]]]:
         context = self._context
         folders = context.paths.config
         return (
@@ -202,29 +202,54 @@ class Registry:
             list(config.load_machines(folders, context.scope, self._bad_file)),
         )
 
-    def _configure_share(self, spec: ShareSpec) -> None:
-        known = self.shares.get(spec.name)
-        spec = dataclasses.replace(spec, persistent=True)
-        if known is None:
-            share = Share(self._context, spec, os.getuid())
-            share.configured = True
-            self._add_share(share)
-        elif known.configured and not known.state.serves and not known.in_use:
-            known.spec = spec
-            self._context.changed(known)
+    async def _try_file(self, path: Path, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except VfsdError as error:
+            self._bad_file(path, str(error))
 
-    def _configure_machine(self, spec: MachineSpec) -> None:
-        known = self.machines.get(spec.name)
+    async def _configure_share(self, spec: ShareSpec) -> None:
+        """:raise VfsdError: the file can't be used."""
+        self._check_socket_path(spec.name)
+        known = self.shares.get(spec.name)
+        if known is not None and not known.configured:
+            raise _exists(Kind.SHARE, spec.name)
         spec = dataclasses.replace(spec, persistent=True)
-        if known is None:
-            machine = Machine(self._context, spec, os.getuid())
-            machine.configured = True
-            self._add_machine(machine)
-        elif known.configured and known.state.idle and known.spec != spec:
+        if known is not None and known.spec.source == spec.source:
+            known.configure(spec)
+            return
+        if known is not None:
+            # what never changes on the bus has changed: for the bus it is another share
+            if not await known.retire():
+                return
+            self._drop_share(known)
+        share = Share(self._context, spec, os.getuid())
+        share.configured = True
+        self._add_share(share)
+
+    async def _configure_machine(self, spec: MachineSpec) -> None:
+        """:raise VfsdError: the file can't be used."""
+        self._check_machine_paths(spec.name)
+        known = self.machines.get(spec.name)
+        if known is not None and not known.configured:
+            raise _exists(Kind.MACHINE, spec.name)
+        for own in spec.shares:
+            self._check_socket_path(own.name)
+            taken = self.shares.get(own.name)
+            if taken is not None and not (taken.owned and taken.machine is known):
+                raise _exists(Kind.SHARE, own.name)
+        spec = dataclasses.replace(spec, persistent=True)
+        if known is not None:
+            if known.spec == spec or not known.state.idle:
+                return
+            for share in known.attached:
+                share.attach(None)
+            for share in known.own_shares:
+                share.unlink()
             self._drop_machine(known)
-            machine = Machine(self._context, spec, os.getuid())
-            machine.configured = True
-            self._add_machine(machine)
+        machine = Machine(self._context, spec, os.getuid())
+        machine.configured = True
+        self._add_machine(machine)
 
     def _adopt_definition(self, definition: Definition) -> Share | Machine | None:
         spec, context = definition.spec, self._context
@@ -265,8 +290,7 @@ class Registry:
     def _reserve(self, kind: Kind, name: str) -> None:
         taken = name in (self.shares if kind is Kind.SHARE else self.machines)
         if taken or (kind, name) in self._reserved:
-            error = ShareExists if kind is Kind.SHARE else MachineExists
-            raise error(f'there is a {kind} "{name}" already; choose another name, or remove that one')
+            raise _exists(kind, name)
         self._reserved.add((kind, name))
 
     def _check_socket_path(self, name: str) -> None:
@@ -315,4 +339,9 @@ class Registry:
 
     def _bad_file(self, path: Path, reason: str) -> None:
         text = f"{path} can't be used: {reason}"
-        self._context.journal.write(MessageId.BAD_FILE, NOTICE, text, file=path)
+        self._context.journal.write(MessageId.BAD_FILE, NOTICE, text, file=path, reason=reason)
+
+
+def _exists(kind: Kind, name: str) -> VfsdError:
+    error = ShareExists if kind is Kind.SHARE else MachineExists
+    return error(f'there is a {kind} "{name}" already; choose another name, or remove that one')

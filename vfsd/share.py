@@ -142,6 +142,21 @@ class Share:
             self.unlink()
             self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
 
+    async def retire(self) -> bool:
+        """Be gone, since the configuration does not define it any more, unless it runs; whether it is gone."""
+        async with self._turns.take():
+            if self.in_use or self.state.serves or self.state is ShareState.STOPPING:
+                return False
+            self.unlink()
+            self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
+            return True
+
+    def configure(self, spec: ShareSpec) -> None:
+        """Take a changed definition, unless it runs."""
+        if not (self.in_use or self.state.serves or self.state is ShareState.STOPPING):
+            self.spec = spec
+            self._context.changed(self)
+
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
         async with self._turns.take():
@@ -251,6 +266,7 @@ class Share:
         self.main_pid = service.main_pid if service.runs else 0
         if self.in_use and not service.runs:
             self._lose(outcome.virtiofsd_end(service, had_begun=True) or "virtiofsd ended")
+            self.reason = self._lost
         self.state = self._observe()
         if self.state is ShareState.STOPPED and self.memory.failure:
             self.state, self.reason = ShareState.FAILED, self.memory.failure

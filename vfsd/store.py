@@ -25,6 +25,9 @@ from vfsd.paths import Paths
 _FORMAT = 1
 _SUFFIX = ".json"
 _MEMORY = ".memory"
+_MEMORY_LIMITS = {"restarts": 1 << 32, "since_usec": 1 << 64}
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What a file with anything in it can lead to."""
 
 
 class Kind(StrEnum):
@@ -55,8 +58,14 @@ class Memory:
     removing: bool = False
     failure: str = ""
     restarts: int = 0
+    state: str = ""
+    """A machine's last state, to which since_usec belongs."""
     since_usec: int = 0
     accelerator: str = ""
+    invocation: str = ""
+    """That of a machine's unit while it runs, as the journal has it."""
+    end: str = ""
+    """Why a machine that runs will have ended: vfsd is about to end it."""
     console: bool = False
     autostarted: bool = False
 
@@ -94,11 +103,11 @@ class Store:
                 for path in sorted(folder.glob(f"{kind}-*{_SUFFIX}")):
                     name = path.name[len(kind) + 1 : -len(_SUFFIX)]
                     try:
-                        document = json.loads(path.read_text())
+                        document = _read(path)
                         yield Definition(
-                            self._spec(kind, name, persistent, document), int(document.get("owner", 0))
+                            self._spec(kind, name, persistent, document), _uid(document.get("owner", 0))
                         )
-                    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                    except _DAMAGE as error:
                         bad(path, f"it is damaged ({type(error).__name__}: {error})")
                     except (InvalidArgs, NotSupported) as error:
                         bad(path, str(error))
@@ -114,10 +123,15 @@ class Store:
     def recall(self, kind: Kind, name: str) -> Memory:
         """What is remembered; the defaults if nothing is, or it can't be read."""
         try:
-            known = json.loads(self._memory_file(kind, name).read_text())
-            return Memory(**known)
-        except (OSError, ValueError, TypeError):
+            memory = Memory(**_read(self._memory_file(kind, name)))
+        except _DAMAGE:
             return Memory()
+        sound = all(
+            type(value) is type(item.default)
+            and (type(value) is not int or 0 <= value < _MEMORY_LIMITS[item.name])
+            for item, value in zip(dataclasses.fields(Memory), dataclasses.astuple(memory), strict=True)
+        )
+        return memory if sound else Memory()
 
     def _file(self, kind: Kind, name: str, persistent: bool) -> Path:
         folder = self._paths.definitions if persistent else self._paths.runtime_definitions
@@ -142,19 +156,37 @@ class Store:
         shares = tuple(
             _share(share["name"], share, self._scope, persistent=False) for share in document["shares"]
         )
-        return dataclasses.replace(
-            spec, persistent=persistent, shares=shares, attached=tuple(document["attached"])
-        )
+        attached = document["attached"]
+        if not (isinstance(attached, list) and all(isinstance(share, str) for share in attached)):
+            raise ValueError("attached is no list of names")
+        return dataclasses.replace(spec, persistent=persistent, shares=shares, attached=tuple(attached))
 
 
 def _share(name: str, document: Mapping[str, Any], scope: Scope, *, persistent: bool) -> ShareSpec:
     options = _typed(SHARE_OPTIONS, document["options"])
+    if not isinstance(document["source"], str):
+        raise ValueError("source is no text")
     spec = ShareSpec.from_options(name, document["source"], scope, options)
     return dataclasses.replace(spec, persistent=persistent)
 
 
 def _typed(table: Mapping[str, Option], options: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    for key, value in options.items():
+        if not table[key].fits(value):
+            raise ValueError(f"{key} must be {table[key].wanted}")
     return {key: (table[key].signature, value) for key, value in options.items()}
+
+
+def _uid(value: Any) -> int:
+    if type(value) is int and 0 <= value < 1 << 32:
+        return value
+    raise ValueError("owner is no user id")
+
+
+def _read(path: Path) -> Any:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could never go over the bus
+    return document
 
 
 def _document(spec: ShareSpec | MachineSpec) -> dict[str, Any]:

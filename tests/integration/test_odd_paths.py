@@ -11,14 +11,15 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import only_system
-from tests.integration.harness import SHARE, BusError, Client, Vfsd
-from tests.integration.sharing import connected, family, serves, wait_active, wait_for, wait_state
+from tests.integration.harness import SHARE, BusError, Client, Vfsd, wait_for
+from tests.integration.sharing import connected, family, serves, wait_active, wait_state
 
 ODD = [
     "a b",
@@ -110,9 +111,7 @@ async def test_each_right_directory_is_served(vfsd: Vfsd, client: Client, parent
         for name, source in sources.items():
             with connected(vfsd.runtime / f"share/{name}.sock"):
                 pid = await asyncio.to_thread(wait_active, vfsd, paths[name])
-                await asyncio.to_thread(
-                    wait_for, lambda pid=pid, source=source: serves(pid, source), f"{source!r} is served", 5
-                )
+                await asyncio.to_thread(wait_for, partial(serves, pid, source), f"{source!r} is served", 5)
         await asyncio.to_thread(vfsd.systemctl, "daemon-reload")
         for name in sources:
             assert properties(vfsd, f"vfsd-share-{name}.service", *wanted) == before[name]
