@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +17,8 @@ from vfsd.names import Scope
 
 INFO, NOTICE, WARNING, ERROR = (journal.LOG_INFO, journal.LOG_NOTICE, journal.LOG_WARNING, journal.LOG_ERR)
 
-
+_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
+"""MESSAGE_ID of systemd's entry about the end of a process (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
 _JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2)
 """Seconds to wait for a line that a process wrote just before it ended: journald takes it in when it gets to it."""
 
@@ -68,6 +70,30 @@ def log_to_journal() -> None:
     """Send Python's own log messages, tracebacks included, to the journal."""
     handler = journal.JournalHandler(SYSLOG_IDENTIFIER="vfsd", MESSAGE_ID=MessageId.INTERNAL_ERROR.value)
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+async def exit_of(scope: Scope, invocation: str) -> tuple[str, int]:
+    """How a unit's main process ended, as systemd noted: killed, dumped or exited, and the signal or exit code.
+
+    ("", 0) if the journal does not tell, which is so for a normal end too.
+    """
+    return await asyncio.to_thread(_exit_of, scope, invocation) if invocation else ("", 0)
+
+
+def _exit_of(scope: Scope, invocation: str) -> tuple[str, int]:
+    # the fields with an underscore are journald's: nobody else can have written the entry
+    system = scope is Scope.SYSTEM
+    writer = {"_PID": "1"} if system else {"_UID": str(os.getuid()), "_SYSTEMD_USER_UNIT": "init.scope"}
+    try:
+        with journal.Reader() as reader:
+            reader.add_match(MESSAGE_ID=_PROCESS_EXIT, **writer)
+            reader.add_match(**{"INVOCATION_ID" if system else "USER_INVOCATION_ID": invocation})
+            for entry in reader:
+                if entry.get("COMMAND") == "ExecStart":
+                    return str(entry.get("EXIT_CODE", "")), int(entry.get("EXIT_STATUS", 0))
+    except (OSError, ValueError):
+        pass
+    return "", 0
 
 
 async def last_words(invocation: str, identifier: str) -> str:

@@ -24,7 +24,7 @@ from vfsd.errors import (
     VfsdError,
     WrongState,
 )
-from vfsd.journal import INFO, MessageId, last_words
+from vfsd.journal import INFO, MessageId, exit_of, last_words
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.qmp import Monitor
 from vfsd.share import CLEANUP_TIMEOUT, Share, why_virtiofsd_failed
@@ -59,6 +59,13 @@ _ENDS = {
     "host-signal": "QEMU was ended by a signal",
 }
 """By QEMU's ShutdownCause."""
+_FORCED = "the guest did not power off in time and was ended by force"
+_EXIT_CODES = {"exited": 1, "killed": 2, "dumped": 3}
+"""CLD_EXITED and so on, by systemd's names."""
+ADOPT_TIMEOUT = 1.0
+"""Seconds that coming up waits for a QEMU to tell whether it is paused."""
+END_GRACE = 0.5
+"""Seconds in which systemd must have seen the end of a QEMU whose monitor failed, if that is why."""
 
 
 class Machine:
@@ -85,6 +92,7 @@ class Machine:
         self._force: asyncio.Task[None] | None = None
         self._starting = False
         self._invocation = ""
+        self._last_status = UnitStatus()
         self._run_changes = 0
         """How often QEMU stopped or resumed the processors."""
         self._end = ""
@@ -141,6 +149,7 @@ class Machine:
                     f'machine "{self.name}" is {self.state}; it can be started once it is stopped'
                 )
             self._end = self._failure = ""
+            self._last_status = UnitStatus()
             self._starting = True
             self._set_state(MachineState.STARTING, "")
             try:
@@ -176,6 +185,7 @@ class Machine:
         self._end = KILLED
         async with self._turns.overtake():
             if not self.state.idle or self._context.supervisor.status(self.unit).runs:
+                self._remember(end=KILLED)
                 await self._kill()
 
     async def pause(self) -> None:
@@ -295,7 +305,7 @@ class Machine:
     def share_changed(self, share: Share, reason: str) -> None:
         """A share of the machine began or ceased to fail."""
         if self._live:
-            self.reason = f'share "{share.name}" does not serve: {reason}' if share.lost else ""
+            self.reason = _does_not_serve(share) if share.lost else ""
         self._context.changed(self)
 
     # what systemd tells
@@ -304,6 +314,7 @@ class Machine:
         """The machine's unit changed, or is gone."""
         self.main_pid = status.main_pid if status.runs else 0
         self._invocation = status.invocation or self._invocation
+        self._last_status = status
         if self._starting:
             self._context.changed(self)
         elif status.active == "deactivating" and status.main_pid and self._live:
@@ -314,24 +325,52 @@ class Machine:
             self._context.changed(self)
 
     async def adopt(self) -> None:
-        """Take over the state in which systemd and QEMU have the machine."""
+        """Take over the state in which systemd and QEMU have the machine. Does not wait long for QEMU."""
+        known = self.memory
         status = self._context.supervisor.status(self.unit)
-        if not status.runs:
-            if self.memory.failure:
-                self.state, self.reason = MachineState.FAILED, self.memory.failure
-            return
+        if status.runs:
+            await self._adopt_running(status)
+        elif known.invocation:
+            await self._adopt_end()
+        elif known.failure:
+            self.state, self.reason = MachineState.FAILED, known.failure
+        since = known.since_usec if self.state.value == known.state else 0
+        self.state_changed_usec = since or self.state_changed_usec
+        self._remember(state=self.state.value, since_usec=self.state_changed_usec)
+
+    async def _adopt_running(self, status: UnitStatus) -> None:
         self.main_pid = status.main_pid
+        self._invocation = self.memory.invocation
         self.accelerator = self.memory.accelerator
         self.console_path = self._console_path() if self.memory.console else ""
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
         for share in self.shares:
             share.adopt()
+            if share.lost:
+                self.reason = _does_not_serve(share)
         if self.state is MachineState.STOPPING:
             deadline = _read_number(self._context.paths.machine(self.name).deadline)
             if deadline:
                 self._force = self._context.spawn(self._kill_at(deadline))
         else:
             self._watch = self._context.spawn(self._reconnect())
+            # whether it is paused, QEMU tells; one that does not answer is asked again in the background
+            await asyncio.wait({self._watch}, timeout=ADOPT_TIMEOUT)
+
+    async def _adopt_end(self) -> None:
+        """Tell how QEMU ended while vfsd was away."""
+        code, number = await exit_of(self._context.scope, self.memory.invocation)
+        status = UnitStatus(exit_code=_EXIT_CODES.get(code, 0), exit_status=number)
+        problem = outcome.qemu_end(status) if code else ""
+        by_force = self._context.paths.machine(self.name).deadline
+        if problem and not self.memory.end and not by_force.exists():
+            self.state, self.reason = MachineState.FAILED, problem
+        else:
+            self.reason = self.memory.end or "ended while vfsd was not running"
+        by_force.unlink(missing_ok=True)
+        failure = problem if self.state is MachineState.FAILED else ""
+        self.state_changed_usec = now_usec()
+        self._remember(failure=failure, accelerator="", invocation="", end="")
 
     # inner workings
 
@@ -351,7 +390,13 @@ class Machine:
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
         self.console_path = self._console_path() if launch.console else ""
-        self._remember(accelerator=launch.accelerator, console=launch.console, failure="")
+        self._remember(
+            accelerator=launch.accelerator,
+            console=launch.console,
+            invocation=self._invocation,
+            failure="",
+            end="",
+        )
         await self._connect()
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
@@ -384,11 +429,14 @@ class Machine:
     async def _undo_start(self, error: BaseException) -> VfsdError:
         """Take down what a start has made so far, and say why it failed."""
         supervisor = self._context.supervisor
+        if isinstance(error, MonitorFailed):
+            await supervisor.wait_gone([self.unit], END_GRACE)
+        problem = "" if supervisor.status(self.unit).runs else outcome.qemu_end(self._last_status)
         with contextlib.suppress(SupervisorError):
             await supervisor.kill(self.unit, signal.SIGKILL)
             await supervisor.stop(self.unit)
         await supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
-        failure = await self._why_start_failed(error)
+        failure = await self._why_start_failed(error, problem)
         self._starting = False
         if self._end == KILLED:
             self._become_idle(MachineState.STOPPED, KILLED)
@@ -396,8 +444,11 @@ class Machine:
             self._become_idle(MachineState.FAILED, self._public(str(failure)))
         return failure
 
-    async def _why_start_failed(self, error: BaseException) -> VfsdError:
-        """The error with what QEMU or virtiofsd had to say."""
+    async def _why_start_failed(self, error: BaseException, problem: str) -> VfsdError:
+        """The error with what QEMU or virtiofsd had to say.
+
+        :param problem: how QEMU ended by itself; "" if it did not.
+        """
         if not isinstance(error, UnitFailed | MonitorFailed):
             return (
                 error
@@ -412,7 +463,10 @@ class Machine:
                 why = await why_virtiofsd_failed(share)
                 return UnitFailed(f'{begin}: share "{share.name}": {why}')
         words = await last_words(self._invocation, f"vfsd-{self.name}")
-        return UnitFailed(f"{begin}: QEMU said: {self._plain(words)}") if words else error
+        if words:
+            return UnitFailed(f"{begin}: QEMU said: {self._plain(words)}")
+        log = self._context.scope.hint("journalctl", f"-u {self.unit}")
+        return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
 
     def _public(self, text: str) -> str:
         """A text that everybody may read: without the paths of the user's files."""
@@ -494,7 +548,8 @@ class Machine:
         left = deadline_usec - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
         await asyncio.sleep(max(left, 0) / USEC_PER_SEC)
         if self.state is MachineState.STOPPING:
-            self._end = "the guest did not power off in time and was ended by force"
+            self._end = _FORCED
+            self._remember(end=_FORCED)
             self._force = None
             await self._context.supervisor.kill(self.unit, signal.SIGKILL)
 
@@ -529,7 +584,7 @@ class Machine:
         self._end = self._failure = ""
         self._set_state(state, reason)
         failure = reason if state is MachineState.FAILED else ""
-        self._remember(failure=failure, accelerator="", since_usec=self.state_changed_usec if failure else 0)
+        self._remember(failure=failure, accelerator="", invocation="", end="")
         for share in self.shares:
             share.machine_ended()
 
@@ -544,6 +599,7 @@ class Machine:
             return
         self.state = state
         self.state_changed_usec = now_usec()
+        self._remember(state=state.value, since_usec=self.state_changed_usec)
         self._context.state_changed(self, old, state, reason)
 
     def _console_path(self) -> str:
@@ -586,6 +642,10 @@ async def _finish(work: Coroutine[Any, Any, _Result]) -> _Result:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     return task.result()
+
+
+def _does_not_serve(share: Share) -> str:
+    return f'share "{share.name}" does not serve: {share.last_failure}'
 
 
 def _read_number(path: Any) -> int:

@@ -94,7 +94,10 @@ class Store:
         self._memory_file(kind, name).unlink(missing_ok=True)
 
     def load(self, bad: BadFile) -> Iterator[Definition]:
-        """All definitions, shares first."""
+        """All definitions, shares first. What a vfsd that was killed while it wrote has left is taken away."""
+        for folder in (self._paths.definitions, self._paths.runtime_definitions, self._paths.sources):
+            for path in folder.glob(".*.new"):
+                path.unlink(missing_ok=True)
         for kind in Kind:
             for folder, persistent in (
                 (self._paths.definitions, True),

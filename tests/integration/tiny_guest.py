@@ -57,9 +57,7 @@ async def tiny_machine(
     **options: tuple[str, Any],
 ) -> str:
     """Create a machine with the tiny guest and return its path."""
-    image = folder / ("stubborn.img" if stubborn else "tiny.img")
-    if not image.exists():
-        make_image(image, stubborn=stubborn)
+    image = make_image(folder / f"{name}.img", stubborn=stubborn)
     defaults: dict[str, tuple[str, Any]] = {
         "Image": ("s", str(image)),
         "Memory": ("t", 32 << 20),
