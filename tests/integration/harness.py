@@ -195,7 +195,7 @@ class Client:
         bus.add_message_handler(self._on_message)
 
     @classmethod
-    async def connect(cls, vfsd: Vfsd) -> Client:
+    async def connect(cls, vfsd: Vfsd, *, listen: bool = True) -> Client:
         kind = BusType.SYSTEM if vfsd.scope == "system" else BusType.SESSION
         # a user's bus lets in nobody else, root neither; the bus sees who connects, once
         os.setresuid(vfsd.owner_uid, vfsd.owner_uid, 0)
@@ -203,6 +203,8 @@ class Client:
             client = cls(await MessageBus(bus_address=vfsd.bus_address(), bus_type=kind).connect())
         finally:
             os.setresuid(0, 0, 0)
+        if not listen:
+            return client
         await client.raw(
             "org.freedesktop.DBus",
             "/org/freedesktop/DBus",
