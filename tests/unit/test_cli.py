@@ -175,7 +175,7 @@ def test_assignments_malformed(assignment: str) -> None:
 
 @pytest.mark.parametrize(("file", "table"), [("Share", SHARE_OPTIONS), ("Machine", MACHINE_OPTIONS)])
 def test_options_are_those_of_the_interface(file: str, table: dict[str, Any]) -> None:
-    tree = ET.parse(DBUS / f"org.vfsd1.{file}.xml")  # noqa: S314  # our own file
+    tree = ET.parse(DBUS / f"org.vfsd1.{file}.xml")  # our own file
     writable = {
         node.attrib["name"]: node.attrib["type"]
         for node in tree.iter("property")
