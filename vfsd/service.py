@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+import vfsd.lean  # before asyncio
+
+# isort: split
+
 import asyncio
 import contextlib
 import os
@@ -173,8 +176,12 @@ class Service:
     def _refused(self, path: str, member: str, text: str) -> None:
         kind, _, label = path.removeprefix(names.ROOT_PATH).strip("/").partition("/")
         name = names.label_unescape(label) if label else ""
-        who = {kind: name} if kind in ("share", "machine") and name else {}
-        self._journal.write(MessageId.REFUSED, INFO, f"{member} refused: {text}", reason=text, **who)
+        unit_of = {"share": names.share_service_unit, "machine": names.machine_unit}.get(kind)
+        who = {kind: name} if unit_of and name else {}
+        unit = unit_of(name) if unit_of and name else ""
+        self._journal.write(
+            MessageId.REFUSED, INFO, f"{member} refused: {text}", unit=unit, reason=text, **who
+        )
 
 
 async def _feed_watchdog() -> None:
@@ -191,6 +198,10 @@ async def _serve(scope: Scope) -> int:
 
 def main() -> int:
     """The command `vfsd`."""
+    if sys.argv[1:] in (["--system"], ["--user"]):
+        return _run(Scope(sys.argv[1].removeprefix("--")))  # as its units do: saves loading argparse
+    import argparse  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(
         prog="vfsd",
         description="Serves virtio-fs shares and virtual machines on D-Bus; usually started by systemd.",
@@ -205,9 +216,13 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"vfsd {vfsd.__version__}")
     arguments = parser.parse_args()
     system = arguments.system or (not arguments.user and os.geteuid() == 0)
+    return _run(Scope.SYSTEM if system else Scope.USER)
+
+
+def _run(scope: Scope) -> int:
     log_to_journal()
     try:
-        return asyncio.run(_serve(Scope.SYSTEM if system else Scope.USER))
+        return asyncio.run(_serve(scope))
     except (OSError, CallError, VfsdError) as error:
         print(f"vfsd: {error}", file=sys.stderr)  # noqa: T201
         return 1
