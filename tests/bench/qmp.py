@@ -29,17 +29,19 @@ class Qmp:
         while True:
             connected = socket.socket(socket.AF_UNIX)
             connected.settimeout(START_TIMEOUT)
+            monitor = None
             try:
                 connected.connect(str(path))
+                monitor = cls(connected)
+                monitor._lines.readline()
+                monitor.execute("qmp_capabilities")
                 break
-            except (FileNotFoundError, ConnectionRefusedError):
-                connected.close()
+            except (FileNotFoundError, ConnectionError, EOFError):
+                # also what connects while systemd makes the socket: FlushPending= turns it away
+                monitor.close() if monitor else connected.close()
                 if time.perf_counter() > end:
-                    raise TimeoutError(f"nothing listens on {path}") from None
+                    raise TimeoutError(f"nothing answers on {path}") from None
                 time.sleep(RETRY)
-        monitor = cls(connected)
-        monitor._lines.readline()
-        monitor.execute("qmp_capabilities")
         while monitor.execute("query-status")["status"] != "running":
             if time.perf_counter() > end:
                 raise TimeoutError("QEMU does not run its guest")
