@@ -397,6 +397,7 @@ class Machine:
             failure="",
             end="",
         )
+        self._context.changed(self)  # who wants to see the guest's first words can connect to the console now
         await self._connect()
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')

@@ -86,7 +86,6 @@ _HINTS = {
     WRONG_STATE: '"vfsctl status NAME" shows its state and why.',
     ERROR_PREFIX + "PrerequisiteMissing": '"vfsctl check" lists all that is needed and how to get it.',
     ERROR_PREFIX + "GuestTimeout": 'the guest may be busy; "vfsctl machine kill NAME" ends it by force.',
-    _STANDARD + "NotSupported": '"vfsctl check" shows the versions found on this host.',
     _STANDARD + "InvalidArgs": 'see "vfsctl COMMAND --help".',
     _STANDARD + "LimitsExceeded": "too many calls are under way; try again in a moment.",
 }
