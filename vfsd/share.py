@@ -36,6 +36,9 @@ DISCONNECT_GRACE = 0.25
 """Seconds. A virtiofsd that ends normally while its machine still seems to run: QEMU closes its connections a little
 before systemd sees it end, so the verdict waits this long."""
 
+_SETTLES = (ShareState.ACTIVE, ShareState.STOPPING, ShareState.STOPPED)
+"""States whose beginning ends what there was to complain of before."""
+
 
 class Share:
     """A share, of a machine or on its own."""
@@ -275,8 +278,8 @@ class Share:
         """Make state and reason what the units say."""
         state = self._observe()
         if reason is None:
-            reason = self._lost if state is ShareState.FAILED else self.reason
-            if state is ShareState.ACTIVE and self.state is not ShareState.ACTIVE:
+            reason = self._why_failed() if state is ShareState.FAILED else self.reason
+            if state is not self.state and state in _SETTLES:
                 reason = ""
         self._set_state(state, reason)
 
@@ -332,7 +335,9 @@ class Share:
     def _observe(self) -> ShareState:
         supervisor = self._context.supervisor
         socket, service = supervisor.status(self.socket_unit), supervisor.status(self.service_unit)
-        if service.active in ("active", "activating"):
+        # while virtiofsd's child goes after it, the socket takes nobody, and how it ended is not known yet
+        ending = service.active == "deactivating" and socket.active == "active"
+        if service.active in ("active", "activating") or ending:
             return ShareState.ACTIVE
         if self._lost:
             return ShareState.FAILED
@@ -426,6 +431,12 @@ class Share:
         if memory != self.memory:
             self.memory = memory
             self._context.store.remember(Kind.SHARE, self.name, memory)
+
+    def _why_failed(self) -> str:
+        if self._lost or self.state is ShareState.FAILED:
+            return self._lost or self.reason
+        status = self._context.scope.hint("systemctl", f"status {self.socket_unit}")
+        return f"systemd gave its socket up; see {status}"
 
     def _log_command(self) -> str:
         return self._context.scope.hint("journalctl", f"-u {self.service_unit}")

@@ -8,7 +8,8 @@ How the units hold together, and why (each point was found by running it):
 - The machine has Wants= on its share sockets, not Requires=: stopping one by hand must not stop the guest.
 - KillSignal=SIGINT ends virtiofsd cleanly; on SIGTERM it exits 1 and the unit would show as failed.
 - FlushPending= keeps a virtiofsd that cannot start from being started over and over by the connection that
-  waits; StartLimitIntervalUSec=0 lets a healthy one be started as often as clients come.
+  waits; StartLimitIntervalUSec=0 and TriggerLimitIntervalUSec=0 let a healthy one be started as often as clients
+  come: otherwise the socket would be gone after 20 of them in 2 s.
 - virtiofsd has neither PartOf= nor BindsTo= on the machine: they race with the end of the connection. After= on
   the machine's side gives the order: guest, QEMU, virtiofsd.
 - OpenFile= makes systemd connect to the share sockets and pass the descriptors on, so that QEMU needs no right
@@ -70,6 +71,7 @@ def _share_socket(spec: ShareSpec, paths: Paths, machine: str) -> Unit:
         ("SocketMode", "u", 0o660 if spec.socket_group else 0o600),
         ("RemoveOnStop", "b", True),
         ("FlushPending", "b", True),
+        ("TriggerLimitIntervalUSec", "t", 0),
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", _slice(machine)),
         ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
@@ -132,6 +134,7 @@ def machine_units(
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", names.machine_slice(spec.name)),
         ("KillMode", "s", "mixed"),
+        ("UMask", "u", 0o077),  # for the display's socket
         ("TimeoutStopUSec", "t", spec.shutdown_timeout_usec + STOP_GRACE_USEC),
         ("SyslogIdentifier", "s", f"vfsd-{spec.name}"),
         ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
