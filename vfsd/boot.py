@@ -92,7 +92,7 @@ async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
     paths = context.paths.machine(spec.name)
     uefi = None
     if spec.firmware is Firmware.UEFI:
-        folder = context.paths.state / "machine" / spec.name if spec.persistent else paths.folder
+        folder = context.paths.machine_state(spec.name) if spec.persistent else paths.folder
         uefi = await context.host.uefi(folder / "uefi-variables.fd")
     kernel = initrd = image = None
     arguments, image_format = "", "raw"

@@ -180,9 +180,8 @@ def _uefi(architecture: str, variables: Path) -> UefiFirmware:
             )
             mapping = described["mapping"]
             flash = fits and mapping["device"] == "flash" and mapping["executable"]["format"] == "raw"
-            if not flash or {"secure-boot", "amd-sev", "intel-tdx", "amd-sev-es"} & set(
-                described["features"]
-            ):
+            # the other features, such as amd-sev, are what it can do, not what it needs
+            if not flash or {"secure-boot", "requires-smm"} & set(described["features"]):
                 continue
             code, template = (
                 Path(mapping["executable"]["filename"]),
@@ -192,7 +191,9 @@ def _uefi(architecture: str, variables: Path) -> UefiFirmware:
             continue
         if not variables.exists():
             variables.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(template, variables)
+            new = variables.with_name(f".{variables.name}.new")
+            shutil.copyfile(template, new)
+            new.replace(variables)
         return UefiFirmware(code, variables)
     raise PrerequisiteMissing(
         f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios"

@@ -224,7 +224,9 @@ class Machine:
         for share in self.own_shares:
             share.unlink()
         self._context.store.remove(Kind.MACHINE, self.name)
-        await asyncio.to_thread(_remove_folder, self._context.paths.machine(self.name).folder)
+        paths = self._context.paths
+        for folder in (paths.machine(self.name).folder, paths.machine_state(self.name)):
+            await asyncio.to_thread(_remove_folder, folder)
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the machine runs."""

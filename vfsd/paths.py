@@ -93,6 +93,10 @@ class Paths:
         """Link to a share's source."""
         return self.sources / name
 
+    def machine_state(self, name: str) -> Path:
+        """Where a persistent machine keeps what its guest changes: the firmware's variables."""
+        return self.state / "machine" / name
+
     def machine(self, name: str) -> MachinePaths:
         """Runtime files of a machine."""
         return MachinePaths(self.machines / name)

@@ -49,7 +49,7 @@ async def test_clients_with_objects_of_their_own(
     assert not [path for path in await client.objects() if path != ROOT]
     for number in range(CLIENTS):
         states = [new for _, new, _ in client.signals.states(f"{ROOT}/share/s{number}")]
-        assert [s for s in states if s != "stopping"] == ["listening", "stopped", "listening", "stopped"]
+        assert [s for s in states if s != "stopping"] == ["stopped", "listening", "stopped"]
         assert client.signals.states(f"{ROOT}/machine/m{number}") == []
     story_is_whole(client)
     await until(lambda: not vfsd.leftovers(), "all is gone", 10)

@@ -1,0 +1,180 @@
+"""QEMU's command line: a pure function."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vfsd.commands import (
+    Boot,
+    MachineArchitecture,
+    QemuPlan,
+    ShareDevice,
+    UefiFirmware,
+    escape,
+    kernel_arguments,
+    qemu_arguments,
+)
+from vfsd.model import Display, MachineSpec
+
+PLAN = QemuPlan(
+    binary="/usr/bin/qemu-system-x86_64",
+    architecture=MachineArchitecture.of("x86_64"),
+    accelerator="tcg",
+    boot=Boot(kernel=Path("/run/vfsd/machine/m/kernel")),
+    shares=(),
+    monitor_fd=4,
+    stop_monitor_fd=5,
+    console_fd=6,
+    display=Path("/run/vfsd/machine/m/display"),
+)
+
+
+def built(plan: QemuPlan = PLAN, **options: Any) -> list[str]:
+    return qemu_arguments(MachineSpec(name="m", **options), plan)
+
+
+def values(arguments: list[str], option: str) -> list[str]:
+    """What follows each occurrence of an option."""
+    return [value for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+
+
+def split(value: str) -> list[str]:
+    """As QEMU takes a value apart: at commas that are not doubled (qemu-option.c)."""
+    return [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
+
+
+def test_memory_is_shared_by_a_memfd() -> None:
+    arguments = built(memory=256 << 20)
+    assert values(arguments, "-m") == [f"{256 << 20}b"]
+    [backend] = values(arguments, "-object")
+    assert set(split(backend)) >= {"memory-backend-memfd", "share=on", f"size={256 << 20}", "id=mem"}
+    assert "memory-backend=mem" in split(values(arguments, "-machine")[0])
+
+
+def test_nothing_is_there_that_nobody_asked_for() -> None:
+    arguments = built()
+    assert {"-nodefaults", "-no-user-config"} <= set(arguments)
+    assert values(arguments, "-display") == ["none"]
+    assert [split(v)[0] for v in values(arguments, "-sandbox")] == ["on"]
+
+
+def test_two_monitors_so_that_a_stop_needs_no_turn() -> None:
+    arguments = built()
+    chardevs = [split(value) for value in values(arguments, "-chardev")]
+    assert [c for c in chardevs if "fd=4" in c and "server=on" in c]
+    assert [c for c in chardevs if "fd=5" in c and "server=on" in c]
+    assert len(values(arguments, "-mon")) == 2
+
+
+def test_the_console_goes_to_the_journal_and_to_a_socket() -> None:
+    chardevs = {split(value)[1]: split(value) for value in values(built(), "-chardev")}
+    assert chardevs["id=console"][0] == "hub"
+    assert "signal=off" in chardevs["id=journal"]
+    assert "fd=6" in chardevs["id=terminal"]
+    alone = built(dataclasses.replace(PLAN, console_fd=None))
+    assert [split(v)[0] for v in values(alone, "-chardev")].count("stdio") == 1
+    assert not any(v.startswith("hub") for v in values(alone, "-chardev"))
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20), max_size=4, unique=True))
+def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
+    shares = [ShareDevice(tag=tag, fd=7 + n, path=Path("/x")) for n, tag in enumerate(tags)]
+    arguments = built(dataclasses.replace(PLAN, shares=shares))
+    devices = [d for d in values(arguments, "-device") if d.startswith("vhost-user-fs-pci,")]
+    assert [d.partition(",tag=")[2].replace(",,", ",") for d in devices] == tags
+    # a tag adds no option of its own
+    assert all(len(d.partition(",tag=")[0].split(",")) == 3 for d in devices)
+    assert [f"fd={7 + n}" for n in range(len(tags))] == [
+        part for value in values(arguments, "-chardev") for part in split(value) if part in ("fd=7", "fd=8", "fd=9", "fd=10")
+    ]
+
+
+@given(st.text())
+def test_an_escaped_value_is_one_value(text: str) -> None:
+    if "\0" not in text:
+        assert escape(text).replace(",,", "\0").replace(",", "!").replace("\0", ",") == text
+
+
+def test_a_share_by_its_path_where_systemd_can_not_open_it() -> None:
+    share = ShareDevice(tag="t", fd=None, path=Path("/run/a,b"))
+    chardevs = values(built(dataclasses.replace(PLAN, shares=[share])), "-chardev")
+    assert any(split(value)[-1] == "path=/run/a,b" for value in chardevs)
+
+
+def test_an_image_is_a_node_of_its_format() -> None:
+    boot = Boot(image=Path("/run/vfsd/machine/m/image"), image_format="qcow2")
+    arguments = built(dataclasses.replace(PLAN, boot=boot))
+    [node] = values(arguments, "-blockdev")
+    assert json.loads(node)["driver"] == "qcow2"
+    assert json.loads(node)["file"] == {"driver": "file", "filename": "/run/vfsd/machine/m/image"}
+    assert "-kernel" not in arguments
+
+
+def test_uefi_has_its_code_read_only_and_its_variables_not() -> None:
+    uefi = UefiFirmware(Path("/code,1"), Path("/variables"))
+    arguments = built(dataclasses.replace(PLAN, boot=Boot(image=Path("/i"), uefi=uefi)))
+    code, variables = (split(value) for value in values(arguments, "-drive"))
+    assert {"file=/code,1", "readonly=on", "unit=0"} <= set(code)
+    assert {"file=/variables", "readonly=off", "unit=1"} <= set(variables)
+
+
+def test_kernel_arguments_end_with_what_the_user_appends() -> None:
+    spec = MachineSpec(name="m", kernel="/k", append="quiet x=y")
+    assert kernel_arguments(spec, "ttyS0", "", False) == "console=ttyS0 quiet x=y"
+    with_root = kernel_arguments(spec, "ttyS0", "tag", True)
+    assert with_root == "console=ttyS0 root=tag rootfstype=virtiofs ro quiet x=y"
+    boot = Boot(kernel=Path("/k"), initrd=Path("/i"), arguments="a b")
+    arguments = built(dataclasses.replace(PLAN, boot=boot))
+    assert (values(arguments, "-initrd"), values(arguments, "-append")) == (["/i"], ["a b"])
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("user", "user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:53"),
+        ("bridge:br0", "bridge,id=net0,br=br0"),
+        ("tap:tap0", "tap,id=net0,ifname=tap0,script=no,downscript=no"),
+    ],
+)
+def test_networks(network: str, expected: str) -> None:
+    forward = ("tcp:127.0.0.1:2222:22", "udp::53:53") if network == "user" else ()
+    assert values(built(network=network, forward=forward), "-netdev") == [expected]
+    spawn = "spawn=deny" in split(values(built(network=network), "-sandbox")[0])
+    assert spawn == (not network.startswith("bridge:"))  # qemu-bridge-helper is a process
+
+
+def test_no_network() -> None:
+    arguments = built(network="none")
+    assert values(arguments, "-nic") == ["none"]
+    assert "-netdev" not in arguments
+
+
+def test_displays() -> None:
+    assert values(built(display=Display.VNC), "-vnc") == ["unix:/run/vfsd/machine/m/display"]
+    [spice] = values(built(display=Display.SPICE), "-spice")
+    assert {"unix=on", "addr=/run/vfsd/machine/m/display", "disable-ticketing=on"} == set(split(spice))
+
+
+def test_the_processor_fits_the_accelerator() -> None:
+    assert values(built(), "-cpu") == ["max"]
+    kvm = built(dataclasses.replace(PLAN, accelerator="kvm"))
+    assert values(kvm, "-cpu") == ["host"]
+    assert "accel=kvm" in split(values(kvm, "-machine")[0])
+
+
+def test_further_arguments_come_last_and_unchanged() -> None:
+    further = ("-device", "x,y", "", "${HOME} %n")
+    assert built(extra_arguments=further)[-4:] == list(further)
+
+
+@pytest.mark.parametrize(("name", "machine", "console"), [("aarch64", "virt", "ttyAMA0"), ("x86_64", "q35", "ttyS0")])
+def test_architectures(name: str, machine: str, console: str) -> None:
+    architecture = MachineArchitecture.of(name)
+    assert architecture.machine.split(",")[0] == machine
+    assert architecture.console == console
