@@ -65,7 +65,7 @@ async def _deaths(results: Results, client: Client, rounds: int, _full: bool) ->
 
 
 async def _daemon(results: Results, _client: Client, rounds: int, full: bool) -> None:
-    await daemon.measure(results, rounds, 30.0 if full else 15.0)
+    await daemon.measure(results, rounds, 30.0 if full else 10.0)
 
 
 SECTIONS: dict[str, Section] = {
@@ -79,7 +79,7 @@ SECTIONS: dict[str, Section] = {
 
 
 async def _run(options: argparse.Namespace, results: Results) -> None:
-    rounds = options.rounds or (18 if options.full else 6)
+    rounds = options.rounds or (18 if options.full else 5)
     client = await Client.connect()
     for rule in (
         f"type='signal',sender='{SYSTEMD[0]}',member='UnitRemoved'",
@@ -93,7 +93,7 @@ async def _run(options: argparse.Namespace, results: Results) -> None:
             continue
         begin = time.perf_counter()
         try:
-            limit = QUICK_SECTION_TIMEOUT if rounds <= 6 else SECTION_TIMEOUT
+            limit = QUICK_SECTION_TIMEOUT if rounds <= 5 else SECTION_TIMEOUT
             async with asyncio.timeout(limit):
                 await section(results, client, rounds, options.full)
         except Exception as error:

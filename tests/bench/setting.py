@@ -153,7 +153,7 @@ def clean_vfsd() -> None:
 
 def clean_units() -> None:
     """Stop all raw units."""
-    listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--full", f"{PREFIX}*")
+    listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--full", f"{PREFIX[:-1]}*")
     units = [line.split()[0] for line in listed.splitlines() if line.strip()]
     for kind in (".service", ".socket", ".slice"):
         some = [unit for unit in units if unit.endswith(kind)]
