@@ -1,0 +1,158 @@
+"""Properties of transient units: nothing of the user's paths, nothing expanded, the right sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_next import Variant
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfsd import hardening, names, units
+from vfsd.commands import virtiofsd_arguments
+from vfsd.model import MachineSpec, Sandbox, ShareSpec
+from vfsd.names import Scope
+from vfsd.paths import Paths
+from vfsd.units import Unit
+
+PATHS = Paths(Path("/run/vfsd"), Path("/var/lib/vfsd"), ())
+ODD_PATH = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20).map(
+    lambda text: f"/MARK{text}"
+)
+SCOPES = st.sampled_from(list(Scope))
+
+
+def share_units(
+    source: str = "/MARK",
+    scope: Scope = Scope.SYSTEM,
+    name: str = "src",
+    machine: str = "",
+    **options: tuple[str, Any],
+) -> tuple[Unit, Unit]:
+    spec = ShareSpec.from_options(name, source, scope, options)
+    arguments = virtiofsd_arguments("/usr/libexec/virtiofsd", spec, PATHS.mount)
+    return units.share_units(spec, arguments, scope, PATHS, machine)
+
+
+def get(unit: Unit) -> dict[str, Any]:
+    found = {name: value for name, _, value in unit.properties}
+    assert len(found) == len(unit.properties), "no property twice"
+    return found
+
+
+@given(ODD_PATH, SCOPES, st.booleans(), st.sampled_from(["namespace", "chroot", "none"]))
+def test_no_text_of_a_source_is_in_a_unit(source: str, scope: Scope, read_only: bool, sandbox: str) -> None:
+    options = {"ReadOnly": ("b", read_only), "Sandbox": ("s", sandbox), "MountPoint": ("s", source)}
+    for unit in share_units(source, scope, **options):  # type: ignore[arg-type]
+        assert "MARK" not in repr(unit)
+    plain = share_units("/other", scope, **options)  # type: ignore[arg-type]
+    assert plain == share_units(source, scope, **options), "the units of two sources differ in nothing"  # type: ignore[arg-type]
+
+
+@given(ODD_PATH, ODD_PATH, SCOPES)
+def test_no_path_of_a_machines_is_in_its_units(one: str, other: str, scope: Scope) -> None:
+    options = {"Kernel": ("s", one), "Initrd": ("s", other), "Image": ("s", one), "Append": ("s", "quiet")}
+    spec = MachineSpec.from_options("dev", scope, options)
+    stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 5)
+    unit, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, ["src"], scope, PATHS, open_files=True)
+    assert "MARK" not in repr([unit, *aux])
+
+
+@given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,30}", fullmatch=True), SCOPES)
+def test_properties_match_their_signatures(name: str, scope: Scope) -> None:
+    spec = MachineSpec.from_options("dev", scope, {})
+    stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 5)
+    machine, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, [name], scope, PATHS, open_files=True)
+    for unit in (*share_units(name=name, scope=scope), machine, *aux):
+        get(unit)
+        for _, signature, value in unit.properties:
+            Variant(signature, value)  # raises if it does not
+
+
+def test_commands_are_not_expanded() -> None:
+    [[program, arguments, flags]] = units.command(["/bin/x", "${X}", "$X", "%n", "a b"])
+    assert (program, arguments, flags) == ("/bin/x", ["/bin/x", "${X}", "$X", "%n", "a b"], ["no-env-expand"])
+    assert units.command(["/bin/x"], ignore_failure=True)[0][2] == ["no-env-expand", "ignore-failure"]
+    for unit in share_units():
+        assert not {"ExecStart", "ExecStop", "ExecStartPre"} & set(get(unit)), "only the Ex forms"
+
+
+def test_a_share_that_stands_alone() -> None:
+    socket, service = share_units()
+    assert (socket.name, service.name) == ("vfsd-share-src.socket", "vfsd-share-src.service")
+    listens = get(socket)
+    assert listens["Listen"] == [["Stream", "/run/vfsd/share/src.sock"]]
+    assert (listens["SocketMode"], listens["RemoveOnStop"], listens["FlushPending"]) == (0o600, True, True)
+    assert listens["TriggerLimitIntervalUSec"] == 0
+    assert "StopWhenUnneeded" not in listens, "it would vanish at once"
+    serves = get(service)
+    assert (serves["KillSignal"], serves["StartLimitIntervalUSec"], serves["Slice"]) == (2, 0, "vfsd.slice")
+    assert not {"PartOf", "BindsTo", "SuccessExitStatus", "Restart"} & set(serves)
+    assert serves["LogExtraFields"] == [b"VFSD_SHARE=src"]
+
+
+def test_a_share_of_a_machine() -> None:
+    socket, service = share_units(machine="d-v", SocketGroup=("s", "kvm"))
+    assert get(socket)["StopWhenUnneeded"] is True
+    assert (get(socket)["SocketMode"], get(socket)["SocketGroup"]) == (0o660, "kvm")
+    assert get(socket)["Slice"] == get(service)["Slice"] == r"vfsd-d\x2dv.slice"
+    assert get(service)["LogExtraFields"] == [b"VFSD_SHARE=src", b"VFSD_MACHINE=d-v"]
+
+
+@pytest.mark.parametrize("open_files", [True, False])
+def test_a_machine(open_files: bool) -> None:
+    spec = MachineSpec.from_options("dev", Scope.SYSTEM, {"ShutdownTimeoutUSec": ("t", 7_000_000)})
+    stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 7_000_000)
+    shares = ["a", "b-c"]
+    unit, aux = units.machine_units(spec, ["/q"], stop, shares, Scope.SYSTEM, PATHS, open_files=open_files)
+    has = get(unit)
+    assert has["Wants"] == [names.share_socket_unit(share) for share in shares]
+    assert set(has["After"]) >= {names.share_socket_unit("a"), names.share_service_unit("b-c")}
+    assert not set(has["Wants"]) & set(has.get("Requires", [])), (
+        "one socket stopped by hand must not stop the guest"
+    )
+    assert has["TimeoutStopUSec"] > 7_000_000
+    opened = [["/run/vfsd/share/a.sock", "share0", 0], ["/run/vfsd/share/b-c.sock", "share1", 0]]
+    assert has.get("OpenFile") == (opened if open_files else None)
+    assert {other.name for other in aux} == {"vfsd-dev.slice", "vfsd-machine-dev.socket"}
+
+
+@pytest.mark.parametrize("sandbox", list(Sandbox))
+def test_the_system_sandbox_holds_only_what_is_needed(sandbox: Sandbox) -> None:
+    plain = get(share_units(Sandbox=("s", sandbox.value))[1])
+    capabilities = plain["CapabilityBoundingSet"]
+    for capability in ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT"):
+        held = bool(capabilities >> hardening._CAPABILITIES[capability] & 1)
+        wanted = sandbox is Sandbox.NAMESPACE or (
+            sandbox is Sandbox.CHROOT and capability == "CAP_SYS_CHROOT"
+        )
+        assert held == wanted
+    assert not capabilities >> hardening._CAPABILITIES["CAP_MKNOD"] & 1
+    assert (plain["NoNewPrivileges"], plain["PrivateNetwork"], plain["ProtectSystem"]) == (
+        True,
+        True,
+        "strict",
+    )
+    assert plain["BindPaths"][0][:2] == ["/run/vfsd/source/src", "/run/vfsd/mnt"]
+
+
+def test_each_relaxation_is_asked_for() -> None:
+    assert get(share_units()[1])["RestrictSUIDSGID"] is True
+    assert get(share_units(AllowSetuid=("b", True))[1])["RestrictSUIDSGID"] is False
+    nodes = get(share_units(AllowDeviceNodes=("b", True))[1])
+    assert nodes["PrivateDevices"] is False
+    assert nodes["CapabilityBoundingSet"] >> hardening._CAPABILITIES["CAP_MKNOD"] & 1
+    read_only = get(share_units(ReadOnly=("b", True))[1])
+    assert "BindPaths" not in read_only
+    assert read_only["BindReadOnlyPaths"][0][1] == "/run/vfsd/mnt"
+
+
+def test_a_users_virtiofsd_may_map_ids() -> None:
+    """Nothing that implies NoNewPrivileges: newuidmap is setuid."""
+    assert not {
+        name
+        for name in get(share_units(scope=Scope.USER)[1])
+        if name.startswith(("Private", "Protect", "NoNew"))
+    }
