@@ -233,6 +233,7 @@ class Machine:
         async with self._turns.take():
             self._require_idle(f"set {dbus_name}")
             self._change(self.spec.with_option(dbus_name, signature, value))
+            self.not_before_the_next_boot()
 
     async def attach_share(self, share: Share, options: Mapping[str, tuple[str, Any]]) -> None:
         """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""
@@ -304,7 +305,7 @@ class Machine:
         shares = tuple(spec if share.name == spec.name else share for share in self.spec.shares)
         self._change(dataclasses.replace(self.spec, shares=shares))
 
-    def share_changed(self, share: Share, reason: str) -> None:
+    def share_changed(self, share: Share) -> None:
         """A share of the machine began or ceased to fail."""
         if self._live:
             self.reason = _does_not_serve(share) if share.lost else ""
@@ -620,6 +621,11 @@ class Machine:
         if memory != self.memory:
             self.memory = memory
             self._context.store.remember(Kind.MACHINE, self.name, memory)
+
+    def not_before_the_next_boot(self) -> None:
+        """The definition was made or changed by somebody who starts it himself: Autostart is for boots."""
+        if self.spec.autostart:
+            self.mark_autostarted()
 
     def mark_autostarted(self) -> None:
         """Remember that Autostart was honoured since the boot."""

@@ -99,6 +99,7 @@ class Registry:
                 own.check_source()
                 await own.arguments()
             self._save(spec, owner)
+            machine.not_before_the_next_boot()
             self._add_machine(machine)
         finally:
             self._reserved.difference_update(reserved)

@@ -360,7 +360,7 @@ class Share:
         self.state_changed_usec = now_usec()
         self._context.state_changed(self, old, state, reason)
         if self.machine is not None and ShareState.FAILED in (old, state):
-            self.machine.share_changed(self, reason)
+            self.machine.share_changed(self)
 
     def _clear(self) -> None:
         self._lost = ""

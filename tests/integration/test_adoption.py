@@ -63,7 +63,9 @@ async def test_everything_is_found_again(vfsd: Vfsd, client: Client, folder: Pat
     served = await client.create_share("served", folder)
     _, writer = await asyncio.open_unix_connection(await client.get(served, SHARE, "SocketPath"))
     running = await tiny_machine(client, folder, "running", shares=[folder, Path("/srv")])
-    await client.call(running, MACHINE, "AttachShare", "sa{sv}", "attached", {"MountPoint": Variant("s", "/a b")})
+    await client.call(
+        running, MACHINE, "AttachShare", "sa{sv}", "attached", {"MountPoint": Variant("s", "/a b")}
+    )
     paused = await tiny_machine(client, folder, "paused", Persistent=("b", True))
     broken = await started(client, folder, "broken")
     idle = await tiny_machine(client, folder, "idle", shares=[folder], Append=("s", 'a "b" ${C} %d,'))
@@ -106,7 +108,9 @@ async def test_everything_is_found_again(vfsd: Vfsd, client: Client, folder: Pat
 
 
 @pytest.mark.parametrize("how", ["TERM", "KILL"])
-async def test_a_guest_that_powers_off_while_vfsd_is_down(vfsd: Vfsd, client: Client, folder: Path, how: str) -> None:
+async def test_a_guest_that_powers_off_while_vfsd_is_down(
+    vfsd: Vfsd, client: Client, folder: Path, how: str
+) -> None:
     path, pid = await booted(vfsd, client, folder, shares=[folder])
     alone = await client.create_share("alone", folder)
     end(vfsd, how)

@@ -6,16 +6,17 @@ import asyncio
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dbus_next import Variant
-from vfsd.guest import build, find_busybox, find_kernel
-from vfsd.guest.command_line import escape
 
 from tests.integration.harness import MACHINE, Client, Vfsd, until
 from tests.integration.test_guest_files import Console
 from tests.integration.test_shutdown import booted, console
 from tests.integration.tiny_guest import HELLO, make_image, started, tiny_machine, walked
+from vfsd.guest import build, find_busybox, find_kernel
+from vfsd.guest.command_line import escape
 
 ODD = " o dd,,\"q\" 'a' 100%s ${HOME} b\\s:c ü"
 
@@ -114,10 +115,16 @@ async def test_an_image_with_an_odd_path(vfsd: Vfsd, client: Client, folder: Pat
 
 
 async def test_uefi_firmware_starts(vfsd: Vfsd, client: Client, folder: Path) -> None:
-    options = {"Memory": ("t", 128 << 20), "Firmware": ("s", "uefi"), "Persistent": ("b", True)}
+    options: dict[str, Any] = {
+        "Memory": ("t", 128 << 20),
+        "Firmware": ("s", "uefi"),
+        "Persistent": ("b", True),
+    }
     path = await started(client, folder, **options)
     pid = await client.get(path, MACHINE, "MainPID")
-    await until(lambda: "BdsDxe" in console(vfsd, pid) or "UEFI" in console(vfsd, pid), "the firmware speaks", 60)
+    await until(
+        lambda: "BdsDxe" in console(vfsd, pid) or "UEFI" in console(vfsd, pid), "the firmware speaks", 60
+    )
     variables = list(vfsd.state.rglob("uefi-variables.fd"))
     assert [file.parent.name for file in variables] == ["tiny"]
     await client.call(path, MACHINE, "Kill")
@@ -148,7 +155,9 @@ async def test_further_arguments_reach_qemu(vfsd: Vfsd, client: Client, folder: 
     await client.call(path, MACHINE, "Kill")
 
 
-async def test_the_tiny_guest_can_be_reset_and_comes_up_again(vfsd: Vfsd, client: Client, folder: Path) -> None:
+async def test_the_tiny_guest_can_be_reset_and_comes_up_again(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
     path, pid = await booted(vfsd, client, folder)
     await client.call(path, MACHINE, "Reset")
     await until(lambda: console(vfsd, pid).count(HELLO) == 2, "the guest comes up again")

@@ -100,7 +100,7 @@ def test_busctl_shows_the_tree(vfsd: Vfsd, folder: Path) -> None:
 async def test_peer(vfsd: Vfsd, client: Client) -> None:
     for path in ("/", "/org", ROOT, f"{ROOT}/share"):
         assert await client.call(path, PEER, "Ping") is None
-    assert await client.call(ROOT, PEER, "GetMachineId") == Path("/etc/machine-id").read_text().strip()  # noqa: ASYNC240
+    assert await client.call(ROOT, PEER, "GetMachineId") == Path("/etc/machine-id").read_text().strip()
 
 
 async def test_manager_properties(vfsd: Vfsd, client: Client) -> None:

@@ -35,7 +35,9 @@ async def test_clients_with_objects_of_their_own(
 ) -> None:
     async def live(number: int, one: Client) -> None:
         share = await one.create_share(f"s{number}", folder)
-        machine = await one.create_machine(f"m{number}", Builtin=("b", True), Shares=("a(ssa{sv})", [[str(folder), "", {}]]))
+        machine = await one.create_machine(
+            f"m{number}", Builtin=("b", True), Shares=("a(ssa{sv})", [[str(folder), "", {}]])
+        )
         await one.call(machine, MACHINE, "AttachShare", "sa{sv}", f"s{number}", {})
         assert await one.get(share, SHARE, "Machine") == machine
         await one.call(machine, MACHINE, "DetachShare", "s", f"s{number}")
@@ -62,7 +64,19 @@ async def test_clients_that_fight_over_the_same_machines(
     names = ["a", "b", "c", "d"]
     for name in names:
         make_image(folder / f"{name}.img")
-    members = ["Start", "Start", "Kill", "Kill", "Pause", "Resume", "Reset", "Remove", "create", "create", "share"]
+    members = [
+        "Start",
+        "Start",
+        "Kill",
+        "Kill",
+        "Pause",
+        "Resume",
+        "Reset",
+        "Remove",
+        "create",
+        "create",
+        "share",
+    ]
     told: dict[str, int] = defaultdict(int)
 
     async def fight(one: Client, steps: list[tuple[str, str]]) -> None:
@@ -100,7 +114,9 @@ async def test_clients_that_fight_over_the_same_machines(
     await until(lambda: not vfsd.leftovers(), "all is gone", 10)
 
 
-async def test_machines_that_start_and_end_at_once(vfsd: Vfsd, client: Client, clients: list[Client], folder: Path) -> None:
+async def test_machines_that_start_and_end_at_once(
+    vfsd: Vfsd, client: Client, clients: list[Client], folder: Path
+) -> None:
     async def live(number: int, one: Client) -> None:
         path = await tiny_machine(one, folder, f"m{number}", shares=[folder])
         await one.call(path, MACHINE, "Start")

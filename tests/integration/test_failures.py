@@ -89,7 +89,9 @@ async def test_what_qemu_refuses(
     assert word in await client.get(path, MACHINE, "Reason")
     # a machine that failed can be started once what was wrong is mended
     for name, signature, value in (
-        ("ExtraArguments", "as", []), ("Memory", "t", 32 << 20), ("Network", "s", "none")
+        ("ExtraArguments", "as", []),
+        ("Memory", "t", 32 << 20),
+        ("Network", "s", "none"),
     ):
         properties = "org.freedesktop.DBus.Properties"
         await client.call(path, properties, "Set", "ssv", MACHINE, name, Variant(signature, value))
@@ -101,7 +103,7 @@ async def test_what_qemu_refuses(
 async def test_a_port_that_is_taken(vfsd: Vfsd, client: Client, folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        options = {"Network": ("s", "user"), "Forward": ("as", [f"tcp:127.0.0.1:{port}:22"])}
+        options: dict[str, Any] = {"Network": ("s", "user"), "Forward": ("as", [f"tcp:127.0.0.1:{port}:22"])}
         path = await tiny_machine(client, folder, **options)
         await fails_to_start(vfsd, client, path, "UnitFailed", "QEMU said", str(port))
 
@@ -127,7 +129,11 @@ async def test_kvm_that_can_not_run_guests(vfsd: Vfsd, client: Client, folder: P
 
 
 async def test_a_virtiofsd_that_can_not_start_is_blamed(vfsd: Vfsd, client: Client, folder: Path) -> None:
-    bad = [str(folder), "", {"Tag": Variant("s", "bad"), "XAttrMap": Variant("s", "no map"), "XAttr": Variant("b", True)}]
+    bad = [
+        str(folder),
+        "",
+        {"Tag": Variant("s", "bad"), "XAttrMap": Variant("s", "no map"), "XAttr": Variant("b", True)},
+    ]
     good = ["/srv", "", {"Tag": Variant("s", "good")}]
     path = await tiny_machine(client, folder, Shares=("a(ssa{sv})", [good, bad]))
     await fails_to_start(vfsd, client, path, "UnitFailed", '"tiny.bad"', "virtiofsd")
@@ -164,7 +170,9 @@ async def test_qemu_is_killed(vfsd: Vfsd, client: Client, folder: Path) -> None:
     await until(lambda: walked(client.signals, path)[-1] == "stopped", "the end is noticed")
 
 
-@pytest.mark.parametrize(("how", "end"), [("KILL", "Kill"), ("KILL", "Shutdown"), ("TERM", "Kill"), ("stop", "Kill")])
+@pytest.mark.parametrize(
+    ("how", "end"), [("KILL", "Kill"), ("KILL", "Shutdown"), ("TERM", "Kill"), ("stop", "Kill")]
+)
 async def test_virtiofsd_ends_under_a_machine(
     vfsd: Vfsd, client: Client, folder: Path, how: str, end: str
 ) -> None:
@@ -224,4 +232,3 @@ async def test_a_refusal_is_one_entry_in_the_journal(vfsd: Vfsd, client: Client,
     assert len({e["MESSAGE_ID"] for e in entries}) >= 3
     [refusal] = [e for e in entries if "Pause" in e["MESSAGE"]]
     assert "stopped" in refusal["MESSAGE"]
-

@@ -18,7 +18,16 @@ from tests.integration.test_shutdown import assert_clean, console
 from tests.integration.tiny_guest import walked
 
 SOURCES = [
-    "a b", "comma,,x=y", "per%cent%%n", "${HOME}", 'quo"te\'s', "back\\slash\\x20", "co:lon", "new\nline", "ünï", " edge ",
+    "a b",
+    "comma,,x=y",
+    "per%cent%%n",
+    "${HOME}",
+    "quo\"te's",
+    "back\\slash\\x20",
+    "co:lon",
+    "new\nline",
+    "ünï",
+    " edge ",
 ]
 MOUNT_POINTS = ["/mnt/a b", "/mnt/quo\"te's", "/mnt/ünï", "/mnt/per%cent%20", "/srv/deep/er/,;&$(x)"]
 
@@ -74,7 +83,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-async def test_a_guest_on_its_shares(vfsd: Vfsd, client: Client, folder: Path) -> None:
+async def test_a_guest_on_its_shares(  # noqa: PLR0915  # a boot takes seconds: one for all
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
     port = free_port()
     sources = [folder / f"{number}{name}" for number, name in enumerate(SOURCES)]
     for number, source in enumerate(sources):
@@ -101,7 +112,9 @@ async def test_a_guest_on_its_shares(vfsd: Vfsd, client: Client, folder: Path) -
         Shares=("a(ssa{sv})", shares),
     )
     await client.create_share("attached", closed)
-    await client.call(path, MACHINE, "AttachShare", "sa{sv}", "attached", {"MountPoint": Variant("s", "/att")})
+    await client.call(
+        path, MACHINE, "AttachShare", "sa{sv}", "attached", {"MountPoint": Variant("s", "/att")}
+    )
     await client.call(path, MACHINE, "Start")
     pid = await client.get(path, MACHINE, "MainPID")
     stack = contextlib.AsyncExitStack()
@@ -128,7 +141,9 @@ async def test_a_guest_on_its_shares(vfsd: Vfsd, client: Client, folder: Path) -
     assert owner == ((1234, 4321) if vfsd.scope == "system" else (vfsd.owner_uid, vfsd.owner_uid)), out
 
     # read-only, here and there
-    code, out = await terminal.run("echo x >/ro/new; mount -o remount,rw /ro; echo x >/ro/new; rm -f /ro/kept; cat /ro/kept")
+    code, out = await terminal.run(
+        "echo x >/ro/new; mount -o remount,rw /ro; echo x >/ro/new; rm -f /ro/kept; cat /ro/kept"
+    )
     assert "Read-only file system" in out
     assert out.endswith("kept")
     assert [item.name for item in closed.iterdir()] == ["kept"]
@@ -143,7 +158,9 @@ async def test_a_guest_on_its_shares(vfsd: Vfsd, client: Client, folder: Path) -
     assert "eth0" in out
 
     # the network: a port of the host leads into the guest
-    await terminal.run("for i in 1 2 3 4 5 6 7 8; do ip addr show eth0 | grep -q inet && break; sleep 0.5; done")
+    await terminal.run(
+        "for i in 1 2 3 4 5 6 7 8; do ip addr show eth0 | grep -q inet && break; sleep 0.5; done"
+    )
     await terminal.run("httpd -p 80 -h /att")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /kept HTTP/1.0\r\n\r\n")
@@ -183,7 +200,7 @@ async def test_a_guest_on_its_shares(vfsd: Vfsd, client: Client, folder: Path) -
 async def all_are_served(terminal: Console, sources: list[Path], points: list[str], word: str) -> None:
     """The guest reads and writes each source, at its mount point."""
     quoted = ["'" + point.replace("'", r"'\''") + "'" for point in points]
-    lines = [f'cat {q}/from-host && echo $1-{n} >{q}/from-guest && echo' for n, q in enumerate(quoted)]
+    lines = [f"cat {q}/from-host && echo $1-{n} >{q}/from-guest && echo" for n, q in enumerate(quoted)]
     (sources[0] / "check").write_text("\n".join(lines) + "\n")
     _, out = await terminal.run(f"sh {quoted[0]}/check {word}")
     assert out.split("\n") == [f"host {number}" for number in range(len(sources))]

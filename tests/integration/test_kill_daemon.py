@@ -16,7 +16,10 @@ from tests.integration.harness import MACHINE, ROOT, SHARE, BusError, Client, Vf
 from tests.integration.tiny_guest import tiny_machine
 
 MACHINE_PATH, SHARE_PATH = f"{ROOT}/machine/tiny", f"{ROOT}/share/alone"
-DELAYS = {"system": (0, 0.004, 0.010, 0.020, 0.035, 0.055), "user": (0.002, 0.007, 0.015, 0.028, 0.045, 0.060)}
+DELAYS = {
+    "system": (0, 0.004, 0.010, 0.020, 0.035, 0.055),
+    "user": (0.002, 0.007, 0.015, 0.028, 0.045, 0.060),
+}
 """Seconds from the call to the kill; the two buses run the same code and so sweep one range between them."""
 LATE = (0.1, 0.16)
 """More of them for a start, which takes longer."""
@@ -114,7 +117,10 @@ async def test_vfsd_is_killed_in_the_middle(vfsd: Vfsd, client: Client, folder: 
         vfsd.systemctl("reset-failed", "vfsd.service", check=False)
         await asyncio.to_thread(vfsd.systemctl, "start", "vfsd.service")
         states = await settled(vfsd, client, listening=operate is not stop_share)
-        assert set(states) <= {"alone", "tiny"} | {n for n in states if n.startswith("tiny.")}, (delay, states)
+        assert set(states) <= {"alone", "tiny"} | {n for n in states if n.startswith("tiny.")}, (
+            delay,
+            states,
+        )
         assert states.get(name, "none") in {*allowed, "none"}, (delay, states)
         seen.add(states.get(name, "none"))
         await forget(client)
@@ -170,7 +176,9 @@ def contradictions(vfsd: Vfsd, states: dict[str, str]) -> list[str]:
         kind, _, rest = name.partition("-")
         if rest.rpartition(".")[0] not in states or name.endswith(".new"):
             wrong.append(f"definition {kind} {rest}")
-    wrong += [f"no definition of {n}" for n in states if not n.startswith("tiny.") and not has(definitions, n)]
+    wrong += [
+        f"no definition of {n}" for n in states if not n.startswith("tiny.") and not has(definitions, n)
+    ]
     wrong += [f"link {p.name}" for p in (vfsd.runtime / "source").iterdir() if p.name not in states]
     served = {name for name, state in states.items() if state in ("listening", "active")}
     wrong += [f"socket {p.name}" for p in (vfsd.runtime / "share").iterdir() if p.stem not in served]
@@ -196,7 +204,7 @@ def processes(program: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and program in os.readlink(entry / "exe"):
+            if entry.name.isdigit() and program in str((entry / "exe").readlink()):
                 found.append((entry / "cmdline").read_text())
     return found
 

@@ -6,6 +6,7 @@ is pressed, saying so. A stubborn one ignores the button.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ async def started(client: Client, folder: Path, name: str = "tiny", **options: A
 def walked(signals: Signals, path: str) -> list[str]:
     """The states that an object went through, each checked to follow from the one before."""
     changes = signals.states(path)
-    for (_, before, _), (old, _, _) in zip(changes, changes[1:], strict=False):
+    for (_, before, _), (old, _, _) in itertools.pairwise(changes):
         assert old == before, changes
     assert all(old != new for old, new, _ in changes), changes
     return [new for _, new, _ in changes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from vfsd import power_off
 
 SECOND = 1_000_000
@@ -62,11 +64,15 @@ class Qemu:
         return [name for name, _ in self.commands]
 
 
+def goes_on(qemu: Qemu, name: str) -> None:
+    """Do nothing."""
+
+
 @pytest.fixture
 def qemu(tmp_path: Path) -> Iterator[Callable[..., Qemu]]:
     made: list[Qemu] = []
 
-    def make(react: Callable[[Qemu, str], None] = lambda qemu, name: None) -> Qemu:
+    def make(react: Callable[[Qemu, str], None] = goes_on) -> Qemu:
         made.append(Qemu(tmp_path / "qmp", react))
         return made[-1]
 
@@ -131,7 +137,9 @@ def test_a_damaged_deadline_counts_as_none(qemu: Callable[..., Qemu], tmp_path: 
     assert 0.45 < took < 1.5
 
 
-def test_events_do_not_put_off_the_next_press(qemu: Callable[..., Qemu], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_do_not_put_off_the_next_press(
+    qemu: Callable[..., Qemu], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(power_off, "ASK_AGAIN", 0.4)
 
     def chatter(qemu: Qemu, name: str) -> None:
@@ -150,18 +158,28 @@ def test_events_do_not_put_off_the_next_press(qemu: Callable[..., Qemu], monkeyp
     run(monitor.path, None, int(1.4 * SECOND))
     presses = [when for name, when in monitor.commands if name == "system_powerdown"]
     assert 3 <= len(presses) <= 5
-    assert all(later - earlier > 0.35 for earlier, later in zip(presses, presses[1:], strict=False))
+    assert all(later - earlier > 0.35 for earlier, later in itertools.pairwise(presses))
 
 
 def test_no_monitor_is_no_traceback(tmp_path: Path) -> None:
     assert power_off.main(str(tmp_path / "none"), str(tmp_path / "deadline"), SECOND)
     (tmp_path / "file").touch()
-    command = [sys.executable, "-I", "-S", power_off.__file__, str(tmp_path / "file"), str(tmp_path / "d"), "1"]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        power_off.__file__,
+        str(tmp_path / "file"),
+        str(tmp_path / "d"),
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
-def test_systemd_is_told_how_long_it_takes(qemu: Callable[..., Qemu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_told_how_long_it_takes(
+    qemu: Callable[..., Qemu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))

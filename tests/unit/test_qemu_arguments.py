@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vfsd.commands import (
     Boot,
     MachineArchitecture,
@@ -41,7 +43,7 @@ def built(plan: QemuPlan = PLAN, **options: Any) -> list[str]:
 
 def values(arguments: list[str], option: str) -> list[str]:
     """What follows each occurrence of an option."""
-    return [value for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+    return [value for name, value in itertools.pairwise(arguments) if name == option]
 
 
 def split(value: str) -> list[str]:
@@ -82,7 +84,11 @@ def test_the_console_goes_to_the_journal_and_to_a_socket() -> None:
     assert not any(v.startswith("hub") for v in values(alone, "-chardev"))
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20), max_size=4, unique=True))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20), max_size=4, unique=True
+    )
+)
 def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
     shares = [ShareDevice(tag=tag, fd=7 + n, path=Path("/x")) for n, tag in enumerate(tags)]
     arguments = built(dataclasses.replace(PLAN, shares=shares))
@@ -91,7 +97,10 @@ def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
     # a tag adds no option of its own
     assert all(len(d.partition(",tag=")[0].split(",")) == 3 for d in devices)
     assert [f"fd={7 + n}" for n in range(len(tags))] == [
-        part for value in values(arguments, "-chardev") for part in split(value) if part in ("fd=7", "fd=8", "fd=9", "fd=10")
+        part
+        for value in values(arguments, "-chardev")
+        for part in split(value)
+        if part in ("fd=7", "fd=8", "fd=9", "fd=10")
     ]
 
 
@@ -173,7 +182,9 @@ def test_further_arguments_come_last_and_unchanged() -> None:
     assert built(extra_arguments=further)[-4:] == list(further)
 
 
-@pytest.mark.parametrize(("name", "machine", "console"), [("aarch64", "virt", "ttyAMA0"), ("x86_64", "q35", "ttyS0")])
+@pytest.mark.parametrize(
+    ("name", "machine", "console"), [("aarch64", "virt", "ttyAMA0"), ("x86_64", "q35", "ttyS0")]
+)
 def test_architectures(name: str, machine: str, console: str) -> None:
     architecture = MachineArchitecture.of(name)
     assert architecture.machine.split(",")[0] == machine
