@@ -8,6 +8,7 @@ import vfsd.lean  # before asyncio
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -157,6 +158,9 @@ class Service:
         self._watch_devices()
         await self._registry.begin()
         await self._context.host.learn_versions()
+        await asyncio.to_thread(
+            importlib.import_module, "qemu.qmp"
+        )  # the first machine's start needn't wait for it
         self._tell_status()
 
     def _watch_devices(self) -> None:

@@ -70,11 +70,5 @@ class Supervisor(Protocol):
     async def kill(self, unit: str, signal: int) -> None:
         """Send a signal to all processes of a unit; no error if it is not loaded."""
 
-    async def reset_failed(self, unit: str) -> None:
-        """Let the manager forget that a unit failed; no error if it is not loaded."""
-
-    async def invocation(self, unit: str) -> str:
-        """The id of a loaded unit's current run, as the journal has it; "" if unknown."""
-
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""

@@ -8,9 +8,8 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from dbus_next import Variant
-
 from vfsd import names
+from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.incoming import Incoming
 from vfsd.supervisor import SupervisorError, UnitStatus, UnitWatcher
@@ -92,7 +91,8 @@ class Systemd:
         self._owner = ""
         self._status: dict[str, UnitStatus] = {}
         self._jobs = _Jobs()
-        self._forgotten = asyncio.Event()
+        self._leaving: dict[str, set[asyncio.Future[None]]] = {}
+        """By unit, who waits for its end."""
         self._reloading = False
         self._moved: set[str] = set()
         """Units of which a signal told since they were last listed: it is newer than the list."""
@@ -156,7 +156,8 @@ class Systemd:
                 log.exception("systemd's units can't be listed after its reload")
                 await asyncio.sleep(RELIST_DELAY)
         before, self._status = self._status, found
-        self._forgotten.set()
+        for unit in before.keys() - found.keys():
+            self._tell_left(unit)
         for unit, status in found.items():
             if before.get(unit) != status:
                 self._notify(unit, status)
@@ -183,14 +184,10 @@ class Systemd:
 
         :raise SupervisorError: nothing was made, or the start failed.
         """
-        body: list[object] = [
-            unit.name,
-            "fail",
-            _properties(unit),
-            [[other.name, _properties(other)] for other in aux],
-        ]
+        marshalled = [wire.named_array(other.name, _properties(other)) for other in aux]
+        body = wire.transient_units_body(unit.name, "fail", _properties(unit), marshalled)
         try:
-            await self._run_job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+            await self._run_job(unit.name, "StartTransientUnit", "ssa(sv)a(sa(sv))", body)
         except SupervisorError as error:
             masked = await self._masked([unit, *aux]) if error.unit_exists else ""
             if masked:
@@ -200,7 +197,7 @@ class Systemd:
     async def stop(self, unit: str) -> None:
         """Stop a unit and wait until it is stopped; no error if it is not loaded."""
         try:
-            await self._run_job("StopUnit", "ss", [unit, "replace"])
+            await self._run_job(unit, "StopUnit", "ss", [unit, "replace"])
         except SupervisorError as error:
             if not error.no_such_unit:
                 raise
@@ -217,35 +214,23 @@ class Systemd:
             if not error.no_such_unit:
                 raise
 
-    async def reset_failed(self, unit: str) -> None:
-        """Let systemd forget that a unit failed; no error if it is not loaded."""
-        try:
-            await self._call("ResetFailedUnit", "s", [unit])
-        except SupervisorError as error:
-            if not error.no_such_unit:
-                raise
-
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
         try:
             async with asyncio.timeout(timeout):
-                while any(unit in self._status for unit in units):
-                    self._forgotten.clear()
-                    await self._forgotten.wait()
+                for unit in units:
+                    while unit in self._status:
+                        left = asyncio.get_running_loop().create_future()
+                        self._leaving.setdefault(unit, set()).add(left)
+                        await left
         except TimeoutError:
             return False
         return True
 
-    async def invocation(self, unit: str) -> str:
-        """The invocation id of a unit, as the journal has it; "" if it is not loaded."""
-        path = names.unit_object_path(unit)
-        try:
-            [value] = await self._connection.call(
-                _NAME, path, _PROPERTIES, "Get", "ss", [_UNIT_INTERFACE, "InvocationID"]
-            )
-        except CallError:
-            return ""
-        return bytes(value.value).hex()
+    def _tell_left(self, unit: str) -> None:
+        for left in self._leaving.pop(unit, ()):
+            if not left.done():
+                left.set_result(None)
 
     async def _masked(self, units: Sequence[Unit]) -> str:
         """The first of some units that an administrator forbade; "" if none is."""
@@ -261,7 +246,7 @@ class Systemd:
                 return unit.name
         return ""
 
-    async def _call(self, member: str, signature: str, body: list[object]) -> list[object]:
+    async def _call(self, member: str, signature: str, body: Sequence[object] | bytes) -> list[object]:
         try:
             return await self._connection.call(*_MANAGER, member, signature, body)
         except CallError as error:
@@ -271,13 +256,13 @@ class Systemd:
                 no_such_unit=error.name == f"{_NAME}.NoSuchUnit",
             ) from None
 
-    async def _run_job(self, member: str, signature: str, body: list[object]) -> None:
+    async def _run_job(self, unit: str, member: str, signature: str, body: Sequence[object] | bytes) -> None:
         try:
             result = await self._jobs.result(self._call(member, signature, body))
         except TimeoutError:
-            raise SupervisorError(f"systemd did not end the job of {body[0]} in time") from None
+            raise SupervisorError(f"systemd did not end the job of {unit} in time") from None
         if result not in ("done", "skipped"):
-            raise SupervisorError(f"systemd's job of {body[0]} ended as {result}")
+            raise SupervisorError(f"systemd's job of {unit} ended as {result}")
 
     def _on_signal(self, message: Incoming) -> None:
         if message.member == "NameOwnerChanged" and message.sender == "org.freedesktop.DBus":
@@ -315,7 +300,7 @@ class Systemd:
     def _on_removed(self, unit: str) -> None:
         self._moved.add(unit)
         last = self._status.pop(unit, None)
-        self._forgotten.set()
+        self._tell_left(unit)
         if last is not None:
             self._notify(unit, _forgotten(last))
 
@@ -324,8 +309,8 @@ class Systemd:
             self.watcher(unit, status)
 
 
-def _properties(unit: Unit) -> list[list[object]]:
-    return [[name, Variant(signature, value)] for name, signature, value in unit.properties]
+def _properties(unit: Unit) -> list[bytes]:
+    return [wire.named_variant(*one) for one in unit.properties]
 
 
 def _forgotten(last: UnitStatus) -> UnitStatus:

@@ -51,10 +51,9 @@ class Unit:
     properties: list[Property] = field(default_factory=list)
 
 
-def command(arguments: Sequence[str], *, ignore_failure: bool = False) -> Any:
+def command(arguments: Sequence[str], *flags: str) -> Any:
     """One entry of ExecStartEx=, ExecStopEx=: type a(sasas), nothing in it expanded."""
-    flags = ["no-env-expand"] + (["ignore-failure"] if ignore_failure else [])
-    return [[arguments[0], list(arguments), flags]]
+    return [[arguments[0], list(arguments), ["no-env-expand", *flags]]]
 
 
 def share_units(
@@ -126,7 +125,7 @@ def machine_units(
         ("Description", "s", f"virtual machine {spec.name}"),
         ("Type", "s", "exec"),
         ("ExecStartEx", "a(sasas)", command(with_console_input(arguments))),
-        ("ExecStopEx", "a(sasas)", command(stop_command, ignore_failure=True)),
+        ("ExecStopEx", "a(sasas)", command(stop_command, "ignore-failure", "privileged")),
         ("NotifyAccess", "s", "exec"),
         ("Requires", "as", [socket]),
         ("Wants", "as", sockets),
@@ -198,6 +197,9 @@ def with_console_input(arguments: Sequence[str]) -> list[str]:
 
 def stop_command(python: str, script: Path, own: MachinePaths, timeout_usec: int) -> list[str]:
     """What ExecStop= runs: asks the guest to power off, and waits for it.
+
+    It runs outside QEMU's sandbox, whose set-up would take longer than all the rest of a machine's end, and reaches
+    a socket that is root's; what QEMU says to it is counted, never read.
 
     The shell asks first whether QEMU still runs (systemd sets MAINPID only then), since this is run after the
     guest powered itself off too, and a shell takes a tenth of Python's time to say so.

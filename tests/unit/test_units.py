@@ -74,7 +74,7 @@ def test_properties_match_their_signatures(name: str, scope: Scope) -> None:
 def test_commands_are_not_expanded() -> None:
     [[program, arguments, flags]] = units.command(["/bin/x", "${X}", "$X", "%n", "a b"])
     assert (program, arguments, flags) == ("/bin/x", ["/bin/x", "${X}", "$X", "%n", "a b"], ["no-env-expand"])
-    assert units.command(["/bin/x"], ignore_failure=True)[0][2] == ["no-env-expand", "ignore-failure"]
+    assert units.command(["/bin/x"], "ignore-failure")[0][2] == ["no-env-expand", "ignore-failure"]
     for unit in share_units():
         assert not {"ExecStart", "ExecStop", "ExecStartPre"} & set(get(unit)), "only the Ex forms"
 

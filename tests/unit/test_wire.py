@@ -49,7 +49,7 @@ def test_properties_changed(properties: dict[str, tuple[str, Any]]) -> None:
 def test_managed_objects(objects: dict[str, dict[str, tuple[str, Any]]]) -> None:
     own = "org.vfsd1.Share"
     kept = [
-        wire.object_entry(path, [wire.interface_entry(own, entries(properties))])
+        wire.named_array(path, [wire.named_array(own, entries(properties))])
         for path, properties in objects.items()
     ]
     whole = {path: {own: variants(properties)} for path, properties in objects.items()}
@@ -126,3 +126,22 @@ def test_the_standard_interfaces_are_those_of_the_specification() -> None:
     assert standard[f"{prefix}Properties"].signals == {"PropertiesChanged": "sa{sv}as"}
     signals = standard[f"{prefix}ObjectManager"].signals
     assert signals == {"InterfacesAdded": "oa{sa{sv}}", "InterfacesRemoved": "oas"}
+
+
+def test_transient_units() -> None:
+    properties = [
+        ["Description", "s", "a b"],
+        ["Wants", "as", ["x.socket"]],
+        ["LogExtraFields", "aay", [b"A=1"]],
+    ]
+    aux = [["b.service", properties], ["c.slice", []]]
+    named = [wire.named_variant(*one) for one in properties]
+    made = wire.transient_units_body(
+        "a.socket", "fail", named, [wire.named_array(n, named[: len(p)]) for n, p in aux]
+    )
+
+    def plain(given: list[list[Any]]) -> list[list[Any]]:
+        return [[name, Variant(signature, value)] for name, signature, value in given]
+
+    whole = ["a.socket", "fail", plain(properties), [[name, plain(given)] for name, given in aux]]
+    assert made == wire.marshal("ssa(sv)a(sa(sv))", whole)

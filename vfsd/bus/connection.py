@@ -17,6 +17,7 @@ from typing import Any
 from dbus_next import BusType, Message, MessageFlag, MessageType
 from dbus_next.aio import MessageBus
 
+from vfsd.bus import wire
 from vfsd.bus.incoming import Incoming
 from vfsd.names import Scope
 
@@ -132,21 +133,23 @@ class Connection(MessageBus):
         interface: str,
         member: str,
         signature: str = "",
-        body: Sequence[Any] = (),
+        body: Sequence[Any] | bytes = (),
         timeout: float = CALL_TIMEOUT,
     ) -> list[Any]:
         """Call a method and return the body of its reply.
 
+        :param body: arguments, or all of them marshalled already.
         :raise CallError: the reply is an error, or none came within `timeout` seconds.
         """
         async with self._slots:
-            message = Message(
+            raw = body if isinstance(body, bytes) else wire.marshal(signature, list(body))
+            message = wire.RawMessage(
+                raw,
                 destination=destination,
                 path=path,
                 interface=interface,
                 member=member,
                 signature=signature,
-                body=list(body),
                 serial=self.next_serial(),
             )
             future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -93,8 +93,8 @@ class _Node:
     def whole(self) -> bytes:
         """The entry of `a{oa{sa{sv}}}`."""
         if self._whole is None:
-            own = wire.interface_entry(self.shown.interface.name, self._entries.values())
-            self._whole = wire.object_entry(self.shown.path, [own])
+            own = wire.named_array(self.shown.interface.name, self._entries.values())
+            self._whole = wire.named_array(self.shown.path, [own])
         return self._whole
 
 
@@ -107,6 +107,8 @@ class Dispatcher:
         self._nodes = {root.path: _Node(root)}
         self._children: dict[str, set[str]] = {}
         self._add_path(root.path)
+        self._managed: bytes | None = None
+        """The answer to GetManagedObjects, until something changes."""
         self._refused = refused
         self._tasks: set[asyncio.Task[None]] = set()
         connection.on_call = self._on_call
@@ -116,6 +118,7 @@ class Dispatcher:
     def add(self, shown: BusObject, *, announce: bool = True) -> None:
         """Show an object, and tell everybody."""
         node = self._nodes[shown.path] = _Node(shown)
+        self._managed = None
         self._add_path(shown.path)
         if announce:
             self._signal(self._root, _OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", node.whole())
@@ -130,6 +133,7 @@ class Dispatcher:
         node = self._nodes.pop(path, None)
         if node is None:
             return
+        self._managed = None
         parent, _, last = path.rpartition("/")
         self._children.get(parent, set()).discard(last)
         body = wire.marshal("oas", [path, [node.shown.interface.name]])
@@ -141,7 +145,10 @@ class Dispatcher:
         if node is None:
             return
         own = node.shown.interface
-        told = [name for name in node.refresh() if own.properties[name].emits]
+        changed = node.refresh()
+        if changed:
+            self._managed = None
+        told = [name for name in changed if own.properties[name].emits]
         if told:
             body = wire.changed_body(own.name, node.entries(told))
             self._signal(path, _PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
@@ -220,9 +227,7 @@ class Dispatcher:
             case "org.freedesktop.DBus.Peer", _:
                 return wire.marshal("s", [_MACHINE_ID.read_text(encoding="ascii").strip()])
             case "org.freedesktop.DBus.ObjectManager", _:
-                return wire.array_body(
-                    node.whole() for path, node in self._nodes.items() if path != self._root
-                )
+                return self._managed_objects()
             case "org.freedesktop.DBus.Properties", "Get":
                 return self._get(message)
             case "org.freedesktop.DBus.Properties", "GetAll":
@@ -308,6 +313,12 @@ class Dispatcher:
             raise InvalidArgs(f'{name} has type "{known.signature}", not "{value.signature}"')
         await node.shown.set(name, (value.signature, value.value))
         return []
+
+    def _managed_objects(self) -> bytes:
+        if self._managed is None:
+            shown = (node.whole() for path, node in self._nodes.items() if path != self._root)
+            self._managed = wire.array_body(shown)
+        return self._managed
 
     def _introspect(self, path: str) -> str:
         node = self._nodes.get(path)

@@ -22,6 +22,9 @@ from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.registry import Registry
 from vfsd.share import Share
 
+_USERS_MAX = 1024
+"""Callers whose users are remembered."""
+
 Handler = Callable[..., Awaitable[list[Any] | None]]
 
 
@@ -157,6 +160,7 @@ class ManagerObject:
         self._registry = registry
         self._connection = connection
         self._checking = asyncio.Lock()
+        self._users: dict[str, int] = {}
         self._methods: dict[str, Handler] = {
             "CreateShare": self._create_share,
             "CreateMachine": self._create_machine,
@@ -193,8 +197,12 @@ class ManagerObject:
     async def _owner(self, sender: str) -> int:
         if self._context.scope is names.Scope.USER:
             return os.getuid()
-        [uid] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
-        return int(uid)
+        # a connection's name is never given to another one
+        if sender not in self._users:
+            if len(self._users) >= _USERS_MAX:
+                self._users.clear()
+            [self._users[sender]] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
+        return self._users[sender]
 
     async def _create_share(
         self, name: str, source: str, options: dict[str, Variant], owner: int

@@ -62,22 +62,45 @@ def _property_entry(name: str, signature: str, content: Any) -> bytes:
     return marshal("a{sv}", [{name: Variant(signature, plain)}])[8:]
 
 
+_kept_fields: dict[tuple[str, str, str], bytes] = {}
+_KEPT_FIELDS_MAX = 4096
+
+
+def named_variant(name: str, signature: str, value: object) -> bytes:
+    """One structure of an `a(sv)`. Kept, since the units of one kind differ in few of theirs."""
+    key = (name, signature, repr(value))
+    known = _kept_fields.get(key)
+    if known is None:
+        if len(_kept_fields) >= _KEPT_FIELDS_MAX:
+            _kept_fields.clear()
+        known = _kept_fields[key] = marshal("a(sv)", [[[name, Variant(signature, value)]]])[8:]
+    return known
+
+
+def transient_units_body(name: str, mode: str, properties: Iterable[bytes], aux: Iterable[bytes]) -> bytes:
+    """The body of StartTransientUnit, `ssa(sv)a(sa(sv))`; each of `aux` is made by named_array()."""
+    buffer = bytearray()
+    _string(buffer, name)
+    _string(buffer, mode)
+    _array(buffer, properties)
+    _array(buffer, aux)
+    return bytes(buffer)
+
+
 def marshal_variant(value: PropertyValue) -> bytes:
     """A body that is one variant."""
     return marshal("v", [Variant(*value)])
 
 
-def interface_entry(interface: str, properties: Iterable[bytes]) -> bytes:
-    """One entry of an `a{sa{sv}}`."""
+def named_array(name: str, entries: Iterable[bytes]) -> bytes:
+    """A string, or object path, and an array: one entry of `a{sa{sv}}`, `a{oa{sa{sv}}}` or `a(sa(sv))`.
+
+    That of an object is the body of InterfacesAdded too.
+    """
     buffer = bytearray()
-    _string(buffer, interface)
-    _array(buffer, properties)
+    _string(buffer, name)
+    _array(buffer, entries)
     return bytes(buffer)
-
-
-def object_entry(path: str, interfaces: Iterable[bytes]) -> bytes:
-    """One entry of an `a{oa{sa{sv}}}`, and the body of InterfacesAdded too."""
-    return interface_entry(path, interfaces)
 
 
 def array_body(entries: Iterable[bytes]) -> bytes:
