@@ -24,16 +24,14 @@ from vfsd.errors import (
     VfsdError,
     WrongState,
 )
+from vfsd.follower import Follower
 from vfsd.journal import INFO, MessageId, exit_of, last_words
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
-from vfsd.qmp import Monitor
 from vfsd.share import CLEANUP_TIMEOUT, Share, why_virtiofsd_failed
 from vfsd.store import Definition, Kind
 from vfsd.supervisor import SupervisorError, UnitStatus
 from vfsd.turns import Turns
 
-RECONNECT_DELAY = 1.0
-"""Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
 START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
 KILL_TIMEOUT = 10.0
@@ -44,21 +42,6 @@ _KVM_REMEDY = (
     "KVM on this host can't run this guest (QEMU: internal error); set Accelerator to tcg, or use a host whose "
     "KVM works"
 )
-_RUN_STATES = {
-    "running": MachineState.RUNNING,
-    "paused": MachineState.PAUSED,
-    "prelaunch": MachineState.PAUSED,
-    "suspended": MachineState.RUNNING,
-    "guest-panicked": MachineState.RUNNING,
-    "shutdown": MachineState.STOPPING,
-}
-_ENDS = {
-    "guest-shutdown": "the guest powered off",
-    "guest-panic": "the guest panicked",
-    "host-qmp-quit": "QEMU was asked to quit",
-    "host-signal": "QEMU was ended by a signal",
-}
-"""By QEMU's ShutdownCause."""
 _FORCED = "the guest did not power off in time and was ended by force"
 _EXIT_CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """CLD_EXITED and so on, by systemd's names."""
@@ -87,14 +70,11 @@ class Machine:
         self.configured = False
         """Whether a file in a configuration folder defines it."""
         self._turns = Turns(f'machine "{spec.name}"')
-        self._monitor: Monitor | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
         self._force: asyncio.Task[None] | None = None
         self._starting = False
         self._invocation = ""
         self._last_status = UnitStatus()
-        self._run_changes = 0
-        """How often QEMU stopped or resumed the processors."""
         self._end = ""
         """Why the machine will have ended, when it is known before it has."""
         self._failure = ""
@@ -122,7 +102,7 @@ class Machine:
     @property
     def degraded(self) -> bool:
         """Whether a share that the running guest uses does not serve."""
-        return self._live and any(share.lost for share in self.shares)
+        return self.live and any(share.lost for share in self.shares)
 
     @property
     def display_path(self) -> str:
@@ -130,7 +110,8 @@ class Machine:
         return str(self._context.paths.machine(self.name).display) if wanted else ""
 
     @property
-    def _live(self) -> bool:
+    def live(self) -> bool:
+        """Whether QEMU runs and is not about to end."""
         return self.state in (MachineState.RUNNING, MachineState.PAUSED)
 
     @property
@@ -307,7 +288,7 @@ class Machine:
 
     def share_changed(self, share: Share) -> None:
         """A share of the machine began or ceased to fail."""
-        if self._live:
+        if self.live:
             self.reason = _does_not_serve(share) if share.lost else ""
         self._context.changed(self)
 
@@ -320,7 +301,7 @@ class Machine:
         self._last_status = status
         if self._starting:
             self._context.changed(self)
-        elif status.active == "deactivating" and status.main_pid and self._live:
+        elif status.active == "deactivating" and status.main_pid and self.live:
             self._set_state(MachineState.STOPPING, "systemd stops the unit")
         elif not status.runs and not self.state.idle:
             self._ended(status)
@@ -356,9 +337,7 @@ class Machine:
             if deadline:
                 self._force = self._context.spawn(self._kill_at(deadline))
         else:
-            self._watch = self._context.spawn(self._reconnect())
-            # whether it is paused, QEMU tells; one that does not answer is asked again in the background
-            await asyncio.wait({self._watch}, timeout=ADOPT_TIMEOUT)
+            await self._qemu.find(ADOPT_TIMEOUT)  # only QEMU knows whether it is paused
 
     async def _adopt_end(self) -> None:
         """Tell how QEMU ended while vfsd was away."""
@@ -374,6 +353,33 @@ class Machine:
         failure = problem if self.state is MachineState.FAILED else ""
         self.state_changed_usec = now_usec()
         self._remember(failure=failure, accelerator="", invocation="", end="")
+
+    # what QEMU tells
+
+    def qemu_connected(self, state: MachineState | None) -> None:
+        """The monitor answers, and this is the state; None: the guest can't go on."""
+        if state is None:
+            self._failure = _KVM_REMEDY
+        else:
+            self._set_state(state, self.reason)
+
+    def qemu_changed(self, state: MachineState) -> None:
+        """The guest's processors were stopped or resumed."""
+        self._set_live_state(state)
+
+    async def qemu_broke(self) -> None:
+        """The guest can't go on."""
+        self._failure = _KVM_REMEDY if self.accelerator == "kvm" else "QEMU reports an internal error"
+        await self._context.supervisor.kill(self.unit, signal.SIGKILL)
+
+    def qemu_ends(self, why: str) -> None:
+        """QEMU is about to end; "" if it does not say why."""
+        self._end = self._end or why
+
+    def qemu_reports(self, event: str) -> None:
+        """Something happened that is worth an entry in the journal."""
+        told = f'machine "{self.name}": QEMU reports {event}'
+        self._context.journal.write(MessageId.GUEST_EVENT, INFO, told, unit=self.unit, machine=self.name)
 
     # inner workings
 
@@ -401,10 +407,10 @@ class Machine:
             end="",
         )
         self._context.changed(self)  # who wants to see the guest's first words can connect to the console now
-        await self._connect()
+        await self._qemu.connect()
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
-        self._watch = self._context.spawn(self._until_closed())
+        self._qemu.follow()
 
     async def _start_unit(self, launch: Launch) -> None:
         supervisor = self._context.supervisor
@@ -419,16 +425,6 @@ class Machine:
                 await supervisor.start(launch.unit, launch.aux)
         except SupervisorError as error:
             raise UnitFailed(f'machine "{self.name}" could not be started: {error}') from None
-
-    async def _connect(self) -> None:
-        """Reach the monitor, and take over QEMU's run state. :raise MonitorFailed."""
-        monitor = await Monitor.open(self._context.paths.machine(self.name).monitor, self._on_event)
-        self._monitor = monitor
-        status = await monitor.status()
-        if status == "internal-error":
-            self._failure = _KVM_REMEDY
-            return
-        self._set_state(_RUN_STATES.get(status, MachineState.RUNNING), self.reason)
 
     async def _undo_start(self, error: BaseException) -> VfsdError:
         """Take down what a start has made so far, and say why it failed."""
@@ -487,66 +483,12 @@ class Machine:
             words = words.replace(str(paths.link(what)), getattr(self.spec, what))
         return words.replace(str(paths.folder), "").removeprefix("qemu-system-x86_64: ")
 
-    async def _until_closed(self) -> None:
-        monitor = self._monitor
-        if monitor is None:
-            return
-        await monitor.closed()
-        await self._drop_monitor()
-        if self._live:
-            # QEMU ends, or it closed its monitor and lives on
-            await asyncio.sleep(RECONNECT_DELAY)
-            await self._reconnect()
-
-    async def _reconnect(self) -> None:
-        while self._live:
-            try:
-                await self._connect()
-            except MonitorFailed:
-                await asyncio.sleep(RECONNECT_DELAY)
-            else:
-                self._watch = self._context.spawn(self._until_closed())
-                return
-
-    async def _drop_monitor(self) -> None:
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            await monitor.close()
-
     async def _execute(self, command: str) -> None:
-        if self._monitor is None:
-            raise MonitorFailed(
-                f'QEMU of machine "{self.name}" does not answer; see journalctl -u {self.unit}'
-            )
-        await self._monitor.execute(command)
-
-    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
-        if event in ("STOP", "RESUME"):
-            self._run_changes += 1
-        if event == "STOP" and self._live:
-            self._context.spawn(self._why_stopped(self._run_changes))
-        elif event == "RESUME":
-            self._set_live_state(MachineState.RUNNING)
-        elif event == "SHUTDOWN":
-            self._end = self._end or _ENDS.get(str(data.get("reason")), "")
-        if event in ("RESET", "SHUTDOWN", "GUEST_PANICKED"):
-            told = f'machine "{self.name}": QEMU reports {event}'
-            self._context.journal.write(MessageId.GUEST_EVENT, INFO, told, unit=self.unit, machine=self.name)
-
-    async def _why_stopped(self, change: int) -> None:
-        """QEMU stopped the processors: on request, or because the guest can't go on.
-
-        :param change: number of the event; an answer that a later event has overtaken tells nothing.
-        """
         try:
-            status = await self._monitor.status() if self._monitor else ""
-        except MonitorFailed:
-            return
-        if status == "internal-error":
-            self._failure = _KVM_REMEDY if self.accelerator == "kvm" else "QEMU reports an internal error"
-            await self._context.supervisor.kill(self.unit, signal.SIGKILL)
-        elif status in _RUN_STATES and change == self._run_changes:
-            self._set_live_state(_RUN_STATES[status])
+            await self._qemu.execute(command)
+        except MonitorFailed as error:
+            log = self._context.scope.hint("journalctl", f"-u {self.unit}")
+            raise MonitorFailed(f'machine "{self.name}": {error}; see {log}') from None
 
     async def _kill_at(self, deadline_usec: int) -> None:
         left = deadline_usec - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
@@ -577,11 +519,10 @@ class Machine:
             self._become_idle(MachineState.STOPPED, self._end or "QEMU ended")
 
     def _become_idle(self, state: MachineState, reason: str) -> None:
-        for task in (self._watch, self._force):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-        self._watch = self._force = None
-        self._context.spawn(self._drop_monitor())
+        if self._force is not None and self._force is not asyncio.current_task():
+            self._force.cancel()
+        self._force = None
+        self._qemu.leave()
         self._context.paths.machine(self.name).deadline.unlink(missing_ok=True)
         self.main_pid = 0
         self.accelerator = self.console_path = ""
@@ -593,7 +534,7 @@ class Machine:
             share.machine_ended()
 
     def _set_live_state(self, state: MachineState) -> None:
-        if self._live:
+        if self.live:
             self._set_state(state, self.reason)
 
     def _set_state(self, state: MachineState, reason: str) -> None:
@@ -636,7 +577,7 @@ class Machine:
             raise WrongState(f'machine "{self.name}" is {self.state}; only one that is {state} can be {what}')
 
     def _require_live(self, what: str) -> None:
-        if not self._live:
+        if not self.live:
             raise WrongState(f'machine "{self.name}" is {self.state}; only one that runs can be {what}')
 
     def _require_idle(self, what: str) -> None:

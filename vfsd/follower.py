@@ -1,0 +1,148 @@
+"""Follows what QEMU tells on its monitor, for as long as the machine runs, however often the connection breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vfsd.context import Context
+from vfsd.errors import MonitorFailed
+from vfsd.model import MachineState
+from vfsd.qmp import Monitor
+
+RECONNECT_DELAY = 1.0
+"""Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
+_RUN_STATES = {
+    "running": MachineState.RUNNING,
+    "paused": MachineState.PAUSED,
+    "prelaunch": MachineState.PAUSED,
+    "suspended": MachineState.RUNNING,
+    "guest-panicked": MachineState.RUNNING,
+    "shutdown": MachineState.STOPPING,
+}
+_BROKEN = "internal-error"
+_ENDS = {
+    "guest-shutdown": "the guest powered off",
+    "guest-panic": "the guest panicked",
+    "host-qmp-quit": "QEMU was asked to quit",
+    "host-signal": "QEMU was ended by a signal",
+}
+"""By QEMU's ShutdownCause."""
+
+
+class Followed(Protocol):
+    """The machine, as far as QEMU has something to tell it."""
+
+    @property
+    def live(self) -> bool:
+        """Whether QEMU should be there to be followed."""
+
+    def qemu_connected(self, state: MachineState | None) -> None:
+        """The monitor answers, and this is the state; None: the guest can't go on."""
+
+    def qemu_changed(self, state: MachineState) -> None:
+        """The guest's processors were stopped or resumed."""
+
+    async def qemu_broke(self) -> None:
+        """The guest can't go on."""
+
+    def qemu_ends(self, why: str) -> None:
+        """QEMU is about to end; "" if it does not say why."""
+
+    def qemu_reports(self, event: str) -> None:
+        """Something happened that is worth an entry in the journal."""
+
+
+class Follower:
+    """The connection to one machine's QEMU."""
+
+    def __init__(self, context: Context, path: Path, machine: Followed) -> None:
+        self._context = context
+        self._path = path
+        self._machine = machine
+        self._monitor: Monitor | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._run_changes = 0
+        """How often QEMU stopped or resumed the processors."""
+
+    async def connect(self) -> None:
+        """Reach the monitor and tell the machine QEMU's state; follow() comes next. :raise MonitorFailed."""
+        self._monitor = await Monitor.open(self._path, self._on_event)
+        status = await self._monitor.status()
+        broken = status == _BROKEN
+        self._machine.qemu_connected(None if broken else _RUN_STATES.get(status, MachineState.RUNNING))
+
+    def follow(self) -> None:
+        """Begin to watch the connection that connect() made, and make it anew whenever it breaks."""
+        self._watch = self._context.spawn(self._until_closed())
+
+    async def find(self, timeout: float) -> None:
+        """Connect and follow a QEMU that runs already; goes on trying in the background after the timeout."""
+        self._watch = self._context.spawn(self._reconnect())
+        await asyncio.wait({self._watch}, timeout=timeout)
+
+    async def execute(self, command: str) -> None:
+        """:raise MonitorFailed: QEMU does not answer, or refuses."""
+        if self._monitor is None:
+            raise MonitorFailed("QEMU does not answer")
+        await self._monitor.execute(command)
+
+    def leave(self) -> None:
+        """Follow no longer."""
+        if self._watch is not None and self._watch is not asyncio.current_task():
+            self._watch.cancel()
+        self._watch = None
+        self._context.spawn(self._drop())
+
+    async def _until_closed(self) -> None:
+        if self._monitor is None:
+            return
+        await self._monitor.closed()
+        await self._drop()
+        if self._machine.live:
+            # QEMU ends, or it closed its monitor and lives on
+            await asyncio.sleep(RECONNECT_DELAY)
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        while self._machine.live:
+            try:
+                await self.connect()
+            except MonitorFailed:
+                await asyncio.sleep(RECONNECT_DELAY)
+            else:
+                self.follow()
+                return
+
+    async def _drop(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            await monitor.close()
+
+    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if event in ("STOP", "RESUME"):
+            self._run_changes += 1
+        if event == "STOP" and self._machine.live:
+            self._context.spawn(self._why_stopped(self._run_changes))
+        elif event == "RESUME":
+            self._machine.qemu_changed(MachineState.RUNNING)
+        elif event == "SHUTDOWN":
+            self._machine.qemu_ends(_ENDS.get(str(data.get("reason")), ""))
+        if event in ("RESET", "SHUTDOWN", "GUEST_PANICKED"):
+            self._machine.qemu_reports(event)
+
+    async def _why_stopped(self, change: int) -> None:
+        """QEMU stopped the processors: on request, or because the guest can't go on.
+
+        :param change: number of the event; an answer that a later event has overtaken tells nothing.
+        """
+        try:
+            status = await self._monitor.status() if self._monitor else ""
+        except MonitorFailed:
+            return
+        if status == _BROKEN:
+            await self._machine.qemu_broke()
+        elif status in _RUN_STATES and change == self._run_changes:
+            self._machine.qemu_changed(_RUN_STATES[status])
