@@ -585,12 +585,12 @@ async def test_kill_overtakes_a_start(vfsd: Vfsd, client: Client, folder: Path, 
     await until(lambda: walked(client.signals, path), "the machine starts")
     await asyncio.sleep(delay)
     await client.call(path, MACHINE, "Kill")
-    begun, waited = await asyncio.gather(start, waiting, return_exceptions=True)
+    results: list[Any] = await asyncio.gather(start, waiting, return_exceptions=True)
     if "running" in walked(client.signals, path) and delay:  # the start was over first: no overtaking
-        assert begun is None
+        assert results[0] is None
     else:
         assert walked(client.signals, path) == ["starting", "stopped"]
-        for result in (begun, waited):
+        for result in results:
             assert isinstance(result, BusError)
             assert result.name == "WrongState"
             assert "killed meanwhile" in result.message
