@@ -585,7 +585,7 @@ async def test_kill_overtakes_a_start(vfsd: Vfsd, client: Client, folder: Path, 
     await until(lambda: walked(client.signals, path), "the machine starts")
     await asyncio.sleep(delay)
     await client.call(path, MACHINE, "Kill")
-    results: list[Any] = await asyncio.gather(start, waiting, return_exceptions=True)
+    results: tuple[Any, Any] = await asyncio.gather(start, waiting, return_exceptions=True)
     if "running" in walked(client.signals, path) and delay:  # the start was over first: no overtaking
         assert results[0] is None
     else:
