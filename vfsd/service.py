@@ -126,6 +126,7 @@ class Service:
         if gone.done():
             gone.exception()
             return EXIT_NO_BUS
+        self._connection.flush()
         self._connection.disconnect()
         with contextlib.suppress(Exception):
             await gone

@@ -31,6 +31,8 @@ HIGH_WATER = 4 << 20
 """Bytes that may wait to be sent before no more calls are read."""
 LOW_WATER = 1 << 20
 _CHUNK = 256 << 10
+_BUFFERS = 64
+"""Messages in one send; the kernel takes up to 1024 (UIO_MAXIOV)."""
 _FIXED_HEADER = 16
 _KNOWN_TYPES = frozenset(kind.value for kind in MessageType)
 
@@ -50,32 +52,34 @@ class CallError(Exception):
 
 
 class _PacedWriter:
-    """Sends messages in order, and waits where the socket takes no more."""
+    """Sends messages in order, many at a time, and waits where the socket takes no more."""
 
     def __init__(self, bus: Connection) -> None:
         self._bus = bus
         self._waiting: deque[memoryview] = deque()
         self._bytes = 0
         self._armed = False
+        self._scheduled = False
 
     def schedule_write(self, message: Message | None = None, _future: object = None) -> None:
-        """Send, at once if nothing else waits. Called by dbus-next without a message once the bus is joined."""
+        """Send with what else is said in this turn of the event loop: each send wakes the bus up.
+
+        dbus-next calls it without a message once the bus is joined.
+        """
         if message is not None:
             raw = memoryview(message._marshall())
             self._waiting.append(raw)
             self._bytes += len(raw)
-        if self._bus.unique_name and not self._armed:
-            self._write()
+        if self._bus.unique_name and not (self._armed or self._scheduled):
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        self._scheduled = False
         try:
             while self._waiting:
-                sent = self._bus.socket.send(self._waiting[0])
-                self._bytes -= sent
-                if sent == len(self._waiting[0]):
-                    self._waiting.popleft()
-                else:
-                    self._waiting[0] = self._waiting[0][sent:]
+                self._sent(self._bus.socket.sendmsg(list(itertools.islice(self._waiting, _BUFFERS))))
         except BlockingIOError:
             self._arm()
         except OSError as error:
@@ -87,10 +91,20 @@ class _PacedWriter:
         elif self._bytes < LOW_WATER:
             self._bus.resume_reading()
 
+    def _sent(self, count: int) -> None:
+        self._bytes -= count
+        while count:
+            first = self._waiting[0]
+            if count < len(first):
+                self._waiting[0] = first[count:]
+                return
+            count -= len(first)
+            self._waiting.popleft()
+
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            asyncio.get_running_loop().add_writer(self._bus.socket.fileno(), self._write)
+            asyncio.get_running_loop().add_writer(self._bus.socket.fileno(), self.flush)
 
     def _disarm(self) -> None:
         if self._armed:
@@ -181,6 +195,10 @@ class Connection(MessageBus):
     async def add_match(self, rule: str) -> None:
         """Ask the bus for signals."""
         await self.call_bus("AddMatch", "s", rule)
+
+    def flush(self) -> None:
+        """Send what waits, before the connection is ended."""
+        self._writer.flush()
 
     def fail(self, error: Exception) -> None:
         """End the connection because of an error."""
