@@ -27,10 +27,11 @@ from vfsd.errors import (
 from vfsd.follower import Follower
 from vfsd.journal import INFO, MessageId, exit_of, last_words
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
-from vfsd.share import CLEANUP_TIMEOUT, Share, why_virtiofsd_failed
+from vfsd.share import Share, why_virtiofsd_failed
 from vfsd.store import Definition, Kind
 from vfsd.supervisor import SupervisorError, UnitStatus
 from vfsd.turns import Turns
+from vfsd.virtiofsd import CLEANUP_TIMEOUT
 
 START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""

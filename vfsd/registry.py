@@ -66,8 +66,7 @@ class Registry:
         self._reserve(Kind.SHARE, name)
         try:
             share = Share(self._context, spec, owner)
-            share.check_source()
-            await share.arguments()
+            await share.check()
             self._save(spec, owner)
             self._add_share(share, announce=False)
             try:
@@ -96,8 +95,7 @@ class Registry:
                 reserved.append((kind, item))
             machine = Machine(self._context, spec, owner)
             for own in machine.own_shares:
-                own.check_source()
-                await own.arguments()
+                await own.check()
             self._save(spec, owner)
             machine.not_before_the_next_boot()
             self._add_machine(machine)

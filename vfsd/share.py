@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import grp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vfsd import commands, names, outcome, units
+from vfsd import names, outcome, virtiofsd
 from vfsd.context import Context, now_usec
 from vfsd.errors import (
-    InvalidArgs,
     NoSuchShare,
-    NotSupported,
     ShareBusy,
     SourceNotFound,
     UnitFailed,
@@ -26,12 +23,11 @@ from vfsd.store import Definition, Kind, Memory
 from vfsd.supervisor import SupervisorError, UnitStatus
 from vfsd.turns import Turns
 from vfsd.units import Unit
+from vfsd.virtiofsd import CLEANUP_TIMEOUT
 
 if TYPE_CHECKING:
     from vfsd.machine import Machine
 
-CLEANUP_TIMEOUT = 5.0
-"""Seconds in which systemd forgets units that have stopped."""
 DISCONNECT_GRACE = 0.25
 """Seconds. A virtiofsd that ends normally while its machine still seems to run: QEMU closes its connections a little
 before systemd sees it end, so the verdict waits this long."""
@@ -188,29 +184,13 @@ class Share:
         self.machine = machine
         self._context.changed(self)
 
-    async def arguments(self) -> list[str]:
-        """virtiofsd's command line, everything that it needs checked.
-
-        :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
-        """
-        self.check_source()
-        self._check_group()
-        binary = await self._context.host.virtiofsd()
-        arguments = commands.virtiofsd_arguments(str(binary.path), self.spec, self._shared_dir())
-        missing = binary.missing(arguments[1:])
-        if missing:
-            raise NotSupported(
-                f'share "{self.name}" needs virtiofsd with {", ".join(missing)}; version {binary.version_text} '
-                "lacks it: install a newer one, or leave the option out"
-            )
-        return arguments
+    async def check(self) -> None:
+        """Whether it could be served as it is defined. :raise VfsdError: see virtiofsd.units()."""
+        await virtiofsd.arguments(self._context, self.spec)
 
     async def units(self, machine: str = "") -> tuple[Unit, Unit]:
-        """Socket and service, with the link that they name made. :raise VfsdError: as arguments()."""
-        arguments = await self.arguments()
-        self._make_link()
-        context = self._context
-        return units.share_units(self.spec, arguments, context.scope, context.paths, machine)
+        """Socket and service, with the link that they name made. :raise VfsdError: see virtiofsd.units()."""
+        return await virtiofsd.units(self._context, self.spec, machine)
 
     async def hand_over(self) -> None:
         """Stop listening, so that a machine that starts can take the units over. :raise UnitFailed, ShareBusy."""
@@ -236,23 +216,6 @@ class Share:
         self._clear()
         if not self.owned:
             self._context.spawn(self._listen_after_machine())
-
-    def check_source(self) -> None:
-        """:raise SourceNotFound, InvalidArgs: the source is no directory."""
-        source = Path(self.spec.source)
-        try:
-            if source.is_dir():
-                return
-            exists = source.exists()
-        except OSError:
-            exists = False
-        if exists:
-            raise InvalidArgs(
-                f'"{self.spec.source}", the source of share "{self.name}", is no directory; share one'
-            )
-        raise SourceNotFound(
-            f'"{self.spec.source}", the source of share "{self.name}", does not exist; create it, or name another'
-        )
 
     # what systemd tells
 
@@ -375,7 +338,7 @@ class Share:
         self._trouble = ShareState.STOPPED
         try:
             socket, service = await self.units()
-            await self._start_units(socket, service)
+            await virtiofsd.listen(self._context, self.spec, socket, service)
         except (VfsdError, asyncio.CancelledError) as error:
             gone = isinstance(error, SourceNotFound)
             self._trouble = ShareState.UNAVAILABLE if gone else ShareState.FAILED
@@ -385,44 +348,6 @@ class Share:
             raise
         self._remember(failure="")
         self.refresh("")
-
-    async def _start_units(self, socket: Unit, service: Unit) -> None:
-        supervisor = self._context.supervisor
-        try:
-            try:
-                await supervisor.start(socket, [service])
-            except SupervisorError as error:
-                if not error.unit_exists:
-                    raise
-                # a unit of that name that systemd has not cleaned up yet
-                await supervisor.wait_gone([socket.name, service.name], CLEANUP_TIMEOUT)
-                await supervisor.start(socket, [service])
-        except SupervisorError as error:
-            status = self._context.scope.hint("systemctl", f"status {socket.name}")
-            raise UnitFailed(
-                f'share "{self.name}" could not start listening: {error}; see {status}'
-            ) from None
-
-    def _check_group(self) -> None:
-        if not self.spec.socket_group:
-            return
-        try:
-            grp.getgrnam(self.spec.socket_group)
-        except KeyError:
-            raise InvalidArgs(
-                f'group "{self.spec.socket_group}" of share "{self.name}" does not exist; name one that does'
-            ) from None
-
-    def _shared_dir(self) -> Path:
-        paths = self._context.paths
-        return paths.mount if self._context.scope is names.Scope.SYSTEM else paths.source_link(self.name)
-
-    def _make_link(self) -> None:
-        link = self._context.paths.source_link(self.name)
-        new = link.with_name(f".{link.name}.new")
-        new.unlink(missing_ok=True)
-        new.symlink_to(self.spec.source)
-        new.replace(link)
 
     def _remember(self, **changes: Any) -> None:
         if self.owned:

@@ -1,0 +1,96 @@
+"""What a share is about to be served with: everything checked, its link in place, its units described and started."""
+
+from __future__ import annotations
+
+import grp
+from pathlib import Path
+
+from vfsd import commands
+from vfsd import units as unit_properties
+from vfsd.context import Context
+from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed
+from vfsd.model import ShareSpec
+from vfsd.names import Scope
+from vfsd.supervisor import SupervisorError
+from vfsd.units import Unit
+
+CLEANUP_TIMEOUT = 5.0
+"""Seconds in which systemd forgets units that have stopped."""
+
+
+async def arguments(context: Context, spec: ShareSpec) -> list[str]:
+    """virtiofsd's command line, everything that it needs checked.
+
+    :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
+    """
+    _check_source(spec)
+    _check_group(spec)
+    binary = await context.host.virtiofsd()
+    paths = context.paths
+    shared_dir = paths.mount if context.scope is Scope.SYSTEM else paths.source_link(spec.name)
+    wanted = commands.virtiofsd_arguments(str(binary.path), spec, shared_dir)
+    missing = binary.missing(wanted[1:])
+    if missing:
+        raise NotSupported(
+            f'share "{spec.name}" needs virtiofsd with {", ".join(missing)}; version {binary.version_text} '
+            "lacks it: install a newer one, or leave the option out"
+        )
+    return wanted
+
+
+async def units(context: Context, spec: ShareSpec, machine: str = "") -> tuple[Unit, Unit]:
+    """Socket and service of a share, with the link that they name made.
+
+    :param machine: the machine that they are a part of, if any.
+    :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
+    """
+    wanted = await arguments(context, spec)
+    link = context.paths.source_link(spec.name)
+    new = link.with_name(f".{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(spec.source)
+    new.replace(link)
+    return unit_properties.share_units(spec, wanted, context.scope, context.paths, machine)
+
+
+async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:
+    """Start the units and wait until the socket listens. :raise UnitFailed."""
+    supervisor = context.supervisor
+    try:
+        try:
+            await supervisor.start(socket, [service])
+        except SupervisorError as error:
+            if not error.unit_exists:
+                raise
+            # a unit of that name that systemd has not cleaned up yet
+            await supervisor.wait_gone([socket.name, service.name], CLEANUP_TIMEOUT)
+            await supervisor.start(socket, [service])
+    except SupervisorError as error:
+        status = context.scope.hint("systemctl", f"status {socket.name}")
+        raise UnitFailed(f'share "{spec.name}" could not start listening: {error}; see {status}') from None
+
+
+def _check_source(spec: ShareSpec) -> None:
+    source = Path(spec.source)
+    try:
+        if source.is_dir():
+            return
+        exists = source.exists()
+    except OSError:
+        exists = False
+    if exists:
+        raise InvalidArgs(f'"{spec.source}", the source of share "{spec.name}", is no directory; share one')
+    raise SourceNotFound(
+        f'"{spec.source}", the source of share "{spec.name}", does not exist; create it, or name another'
+    )
+
+
+def _check_group(spec: ShareSpec) -> None:
+    if not spec.socket_group:
+        return
+    try:
+        grp.getgrnam(spec.socket_group)
+    except KeyError:
+        raise InvalidArgs(
+            f'group "{spec.socket_group}" of share "{spec.name}" does not exist; name one that does'
+        ) from None
