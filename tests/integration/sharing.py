@@ -47,17 +47,16 @@ def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
 
 
-def serves(pid: int, source: Path) -> bool:
+def serves(pid: int, source: Path, *, confined: bool = True) -> bool:
     """Whether virtiofsd has the source as its root, or without a sandbox as the folder it was told to share."""
     wanted = source.stat()
     for process in family(pid):
         root = Path(f"/proc/{process}/root")
-        inside = root / shared_dir(pid).lstrip("/")
-        for place in (root, inside):
-            with contextlib.suppress(OSError):
-                found = place.stat()
-                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                    return True
+        place = root if confined else root / shared_dir(pid).lstrip("/")
+        with contextlib.suppress(OSError):
+            found = place.stat()
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
     return False
 
 

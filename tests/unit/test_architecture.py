@@ -27,7 +27,7 @@ LAYERS = [
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {"supervisor", "outcome", "journal", "qmp", "udev", "discovery", "kvm", "kernel", "guest", "host"},
-    {"context", "share", "boot", "machine"},
+    {"context", "share", "virtiofsd", "boot", "follower", "machine"},
     {"registry"},
     {"bus", "systemd1", "prerequisites"},
     {"service"},
@@ -167,7 +167,8 @@ def test_options_and_interface_agree(name: str, table: dict[str, object]) -> Non
 
 def all_errors(base: type[errors.VfsdError] = errors.VfsdError) -> Iterator[type[errors.VfsdError]]:
     for error in base.__subclasses__():
-        yield error
+        if error.__module__ == errors.__name__:
+            yield error
         yield from all_errors(error)
 
 
