@@ -18,7 +18,7 @@ from vfsd.units import CONSOLE_FD, FIRST_SHARE_FD, MONITOR_FD, STOP_MONITOR_FD, 
 
 if TYPE_CHECKING:
     from vfsd.binaries import QemuBinary
-    from vfsd.machine import Machine
+    from vfsd.lifecycle import Lifecycle
 
 OPEN_FILE_SINCE = 253
 """systemd's version that has OpenFile= (systemd.service(5))."""
@@ -35,7 +35,7 @@ class Launch:
     """Whether the console has a socket."""
 
 
-async def prepare(context: Context, machine: Machine) -> Launch:
+async def prepare(context: Context, machine: Lifecycle) -> Launch:
     """Check and set up all that the machine needs; starts nothing.
 
     :raise InvalidArgs: there is nothing to boot, or a file that it names can't be used.
@@ -85,7 +85,7 @@ def _devices(context: Context, shares: list[Share], *, open_files: bool) -> list
     ]
 
 
-async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
+async def _boot(context: Context, machine: Lifecycle, qemu: QemuBinary) -> Boot:
     spec = machine.spec
     if spec.builtin:
         return await _builtin(context, machine)
@@ -114,7 +114,7 @@ async def _boot(context: Context, machine: Machine, qemu: QemuBinary) -> Boot:
     return Boot(kernel, initrd, arguments, image, image_format, uefi)
 
 
-async def _builtin(context: Context, machine: Machine) -> Boot:
+async def _builtin(context: Context, machine: Lifecycle) -> Boot:
     from vfsd import guest  # noqa: PLC0415  # most machines never need it
 
     mounts = [
@@ -128,7 +128,7 @@ async def _builtin(context: Context, machine: Machine) -> Boot:
     return Boot(built.kernel, built.initrd, " ".join(arguments))
 
 
-def _root_share(machine: Machine) -> Share | None:
+def _root_share(machine: Lifecycle) -> Share | None:
     wanted = machine.spec.root_share
     if not wanted:
         return None

@@ -61,6 +61,11 @@ class Paths:
         return self.runtime / "definitions"
 
     @property
+    def begun(self) -> Path:
+        """Exists once the machines with Autostart were started after a boot."""
+        return self.runtime / "begun"
+
+    @property
     def builtin(self) -> Path:
         """Where the built-in guest is kept."""
         return self.state / "builtin"
@@ -137,6 +142,13 @@ class MachinePaths:
     def deadline(self) -> Path:
         """When a shutdown that is under way ends by force: µs of CLOCK_BOOTTIME, as text."""
         return self.folder / "deadline"
+
+    def read_deadline(self) -> int:
+        """That time, 0 if there is none."""
+        try:
+            return int(self.deadline.read_text())
+        except (OSError, ValueError):
+            return 0
 
     def link(self, what: str) -> Path:
         """Link to a file of the user's: kernel, initrd, image."""

@@ -97,7 +97,6 @@ class Registry:
             for own in machine.own_shares:
                 await own.check()
             self._save(spec, owner)
-            machine.not_before_the_next_boot()
             self._add_machine(machine)
         finally:
             self._reserved.difference_update(reserved)
@@ -158,19 +157,20 @@ class Registry:
             self._context.journal.write(MessageId.ADOPTED, INFO, told)
 
     async def begin(self) -> None:
-        """Start what ought to run and does not: shares that stand alone, machines with Autostart after a boot."""
-        alone = [share for share in self.shares.values() if not (share.owned or share.in_use)]
-        await asyncio.gather(*(share.listen_again() for share in alone))
-        for machine in list(self.machines.values()):
-            if machine.spec.autostart and not machine.memory.autostarted:
-                machine.mark_autostarted()
-                if machine.state.idle:
-                    self._context.spawn(self._autostart(machine))
+        """Start what ought to run and does not: shares that stand alone and, after a boot, machines with Autostart."""
+        await self._listen_alone()
+        begun = self._context.paths.begun
+        if not begun.exists():
+            wanted = [
+                machine for machine in self.machines.values() if machine.spec.autostart and machine.state.idle
+            ]
+            await asyncio.gather(*(self._autostart(machine) for machine in wanted))
+            begun.touch()  # last: a vfsd that is killed before begins anew
 
     async def reload(self) -> None:
-        """Read the configuration folders again; what runs is not touched."""
+        """Read the configuration folders again; what runs is not touched, and no machine started."""
         await self.read_configuration()
-        await self.begin()
+        await self._listen_alone()
 
     async def read_configuration(self) -> None:
         """Make objects of what the configuration folders define, and forget idle ones whose file is gone."""
@@ -192,6 +192,10 @@ class Registry:
                     self._drop_machine(machine)
 
     # inner workings
+
+    async def _listen_alone(self) -> None:
+        alone = [share for share in self.shares.values() if not (share.owned or share.in_use)]
+        await asyncio.gather(*(share.listen_again() for share in alone))
 
     def _load_configuration(self) -> tuple[list[tuple[Path, ShareSpec]], list[tuple[Path, MachineSpec]]]:
         context = self._context

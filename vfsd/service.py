@@ -157,7 +157,7 @@ class Service:
     async def _settle(self) -> None:
         """What need not be done before the first call is answered."""
         self._watch_devices()
-        await self._registry.begin()
+        self._context.spawn(self._registry.begin())
         await self._context.host.learn_versions()
         await asyncio.to_thread(
             importlib.import_module, "qemu.qmp"

@@ -88,6 +88,11 @@ class Share:
         return bool(self._lost)
 
     @property
+    def complaint(self) -> str:
+        """What its machine says of it while it does not serve."""
+        return f'share "{self.name}" does not serve: {self.last_failure}'
+
+    @property
     def last_failure(self) -> str:
         """Why virtiofsd failed last under the machine; "" if it did not."""
         return self._lost

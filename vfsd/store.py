@@ -67,7 +67,6 @@ class Memory:
     end: str = ""
     """Why a machine that runs will have ended: vfsd is about to end it."""
     console: bool = False
-    autostarted: bool = False
 
 
 BadFile = Callable[[Path, str], None]

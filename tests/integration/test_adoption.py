@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,19 @@ async def test_what_is_set_is_kept(vfsd: Vfsd, client: Client, folder: Path) -> 
     end(vfsd, "KILL")
     begin(vfsd)
     assert await picture(client) == {}
+
+
+async def test_autostart_is_for_boots(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    path = await tiny_machine(client, folder, Persistent=("b", True), Autostart=("b", True))
+    vfsd.restart()
+    await asyncio.sleep(0.5)
+    assert vfsd.get(path, MACHINE, "State") == "stopped"
+    vfsd.systemctl("stop", "vfsd.service")
+    shutil.rmtree(vfsd.runtime / "definitions")  # what a reboot takes away
+    (vfsd.runtime / "begun").unlink()
+    vfsd.systemctl("start", "vfsd.service")
+    wait_for(lambda: vfsd.get(path, MACHINE, "State") == "running", "the machine is started at boot")
+    vfsd.manager("KillMachine", "s", vfsd.get(path, MACHINE, "Name"))
+    vfsd.restart()
+    await asyncio.sleep(0.5)
+    assert vfsd.get(path, MACHINE, "State") == "stopped"

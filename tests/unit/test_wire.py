@@ -129,19 +129,14 @@ def test_the_standard_interfaces_are_those_of_the_specification() -> None:
 
 
 def test_transient_units() -> None:
-    properties = [
-        ["Description", "s", "a b"],
-        ["Wants", "as", ["x.socket"]],
-        ["LogExtraFields", "aay", [b"A=1"]],
+    properties: list[tuple[str, str, Any]] = [
+        ("Description", "s", "a b"),
+        ("Wants", "as", ["x.socket"]),
+        ("LogExtraFields", "aay", [b"A=1"]),
     ]
-    aux = [["b.service", properties], ["c.slice", []]]
     named = [wire.named_variant(*one) for one in properties]
-    made = wire.transient_units_body(
-        "a.socket", "fail", named, [wire.named_array(n, named[: len(p)]) for n, p in aux]
-    )
-
-    def plain(given: list[list[Any]]) -> list[list[Any]]:
-        return [[name, Variant(signature, value)] for name, signature, value in given]
-
-    whole = ["a.socket", "fail", plain(properties), [[name, plain(given)] for name, given in aux]]
+    plain = [[name, Variant(signature, value)] for name, signature, value in properties]
+    aux = [wire.named_array("b.service", named), wire.named_array("c.slice", [])]
+    made = wire.transient_units_body("a.socket", "fail", named, aux)
+    whole: list[Any] = ["a.socket", "fail", plain, [["b.service", plain], ["c.slice", []]]]
     assert made == wire.marshal("ssa(sv)a(sa(sv))", whole)

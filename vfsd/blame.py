@@ -1,0 +1,64 @@
+"""Why a machine could not be started, in the words of whoever is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfsd import names
+from vfsd.context import Context
+from vfsd.errors import MonitorFailed, UnitFailed, VfsdError
+from vfsd.journal import last_words
+from vfsd.model import MachineSpec
+from vfsd.share import Share, why_virtiofsd_failed
+
+_FILES = ("kernel", "initrd", "image")
+"""What a machine names by paths on the host."""
+
+
+async def failed_start(
+    context: Context,
+    spec: MachineSpec,
+    shares: Sequence[Share],
+    invocation: str,
+    problem: str,
+    error: BaseException,
+) -> VfsdError:
+    """The error with what QEMU or virtiofsd had to say.
+
+    :param invocation: that of QEMU's unit, as the journal has it.
+    :param problem: how QEMU ended by itself; "" if it did not.
+    """
+    begin = f'machine "{spec.name}"'
+    log = context.scope.hint("journalctl", f"-u {names.machine_unit(spec.name)}")
+    if isinstance(error, TimeoutError):
+        return UnitFailed(f"{begin} did not come up in time; see {log}")
+    if not isinstance(error, VfsdError):
+        return UnitFailed(f"{begin}: start was interrupted")
+    if not isinstance(error, UnitFailed | MonitorFailed):
+        return error
+    begin += " could not be started"
+    for share in shares:
+        if share.last_failure:
+            why = await why_virtiofsd_failed(share)
+            return UnitFailed(f'{begin}: share "{share.name}": {why}')
+    words = await last_words(invocation, f"vfsd-{spec.name}")
+    if words:
+        return UnitFailed(f"{begin}: QEMU said: {_as_the_user_named_it(context, spec, words)}")
+    return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
+
+
+def without_paths(spec: MachineSpec, text: str) -> str:
+    """A text that everybody may read: without the paths of the user's files."""
+    for what in _FILES:
+        path = getattr(spec, what)
+        if path:
+            text = text.replace(f'"{path}", the {what}', f"the {what}").replace(path, f"the {what}")
+    return text
+
+
+def _as_the_user_named_it(context: Context, spec: MachineSpec, words: str) -> str:
+    """QEMU's words, with the files as the user named them."""
+    paths = context.paths.machine(spec.name)
+    for what in _FILES:
+        words = words.replace(str(paths.link(what)), getattr(spec, what))
+    return words.replace(str(paths.folder), "").removeprefix("qemu-system-x86_64: ")
