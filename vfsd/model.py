@@ -303,8 +303,13 @@ class Forward:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `tcp:127.0.0.1:2222:22`. :raise InvalidArgs: it is not of that form."""
+        """Read `tcp:127.0.0.1:2222:22`, or `tcp::2222:22` for all addresses of the host.
+
+        :raise InvalidArgs: it is not of that form.
+        """
         remedy = InvalidArgs(f'forward "{text}" is not of the form tcp:127.0.0.1:2222:22')
+        if text.count(":") < 3:
+            raise remedy  # that a port is open to everybody must be said
         protocol, _, rest = text.partition(":")
         address, _, ports = rest.rpartition(":")
         address, _, host = address.rpartition(":")

@@ -55,6 +55,8 @@ class StateJournal:
 
     def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
         failed = new == "failed"
+        # a lone share whose virtiofsd ended abnormally listens again, and says why
+        worrying = failed or (new == "listening" and reason != "")
         if isinstance(thing, Share):
             kind, unit = "share", thing.service_unit
             message_id = MessageId.SHARE_FAILED if failed else MessageId.SHARE_STATE
@@ -66,7 +68,7 @@ class StateJournal:
         text = f"{kind} {thing.name} is {new}" + (f": {reason}" if reason else "")
         self._journal.write(
             message_id,
-            WARNING if failed else INFO,
+            WARNING if worrying else INFO,
             text,
             unit=unit,
             old_state=old,

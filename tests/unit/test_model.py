@@ -125,6 +125,7 @@ def test_shares_that_can_not_be(options: dict[str, tuple[str, Any]]) -> None:
         {"Builtin": ("b", True), "Image": ("s", "/x.img")},
         {"Initrd": ("s", "/x")},
         {"Network": ("s", "none"), "Forward": ("as", ["tcp:127.0.0.1:2222:22"])},
+        {"Forward": ("as", ["tcp:2222:22"])},
         {"Network": ("s", "tap:" + "x" * 16)},
         {"Network": ("s", "tap:")},
         {"Network": ("s", "user:x")},
