@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
+from vfsd.cli.common import add_method, add_remove, add_views
 from vfsd.cli.errors import CliError
 from vfsd.cli.lazy import Group
-from vfsd.cli.objects import MACHINE, object_of, print_properties, say, with_steps
+from vfsd.cli.objects import MACHINE, object_of, say, with_steps
 from vfsd.cli.options import MACHINE_FLAGS, MACHINE_REST
-from vfsd.cli.output import Column, print_json, print_table, size
+from vfsd.cli.output import Column, print_json, size
 from vfsd.cli.progress import spinning
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import Options, Typed, parse_timespan
@@ -119,61 +120,13 @@ async def wait_idle(client: Client, name: str, queue: asyncio.Queue[Any]) -> dic
             continue
 
 
-def _simple(member: str, help_text: str) -> None:
-    """A command that calls one method of a machine, and says nothing."""
-
-    @click.argument("name")
-    @global_options
-    @pass_session
-    def command(session: Session, name: str) -> None:
-        session.run(lambda client: MACHINE.call(client, name, member))
-
-    machine.command(member.lower(), help=help_text)(command)
+add_method(machine, MACHINE, "Kill", "End its QEMU at once; the guest loses what it has not written.")
+add_method(machine, MACHINE, "Pause", "Stop the guest's processors.")
+add_method(machine, MACHINE, "Resume", "Let the guest's processors go on.")
+add_method(machine, MACHINE, "Reset", "Reset the guest as the reset button does.")
 
 
-_simple("Kill", "End its QEMU at once; the guest loses what it has not written.")
-_simple("Pause", "Stop the guest's processors.")
-_simple("Resume", "Let the guest's processors go on.")
-_simple("Reset", "Reset the guest as the reset button does.")
-
-
-@machine.command()
-@click.argument("name", nargs=-1, required=True)
-@global_options
-@pass_session
-def remove(session: Session, name: tuple[str, ...]) -> None:
-    """Forget machines that do not run, and the shares made with them."""
-
-    async def body(client: Client) -> None:
-        for each in name:
-            await client.manager("RemoveMachine", "s", each)
-
-    session.run(body)
-
-
-@machine.command("list")
-@global_options
-@pass_session
-def list_machines(session: Session) -> None:
-    """All machines, by name."""
-
-    async def body(client: Client) -> dict[str, dict[str, Any]]:
-        return MACHINE.named(await client.objects())
-
-    machines = session.run(body)
-    if session.json:
-        print_json(list(machines.values()))
-    else:
-        print_table(COLUMNS, [machine_row(item) for item in machines.values()], legend=session.legend)
-
-
-@machine.command()
-@click.argument("name")
-@global_options
-@pass_session
-def show(session: Session, name: str) -> None:
-    """All properties of a machine."""
-    print_properties(session, session.run(lambda client: MACHINE.show(client, name)))
+add_remove(machine, MACHINE, "Forget machines that do not run, and the shares made with them.")
 
 
 @machine.command()
@@ -214,3 +167,6 @@ def machine_row(item: dict[str, Any]) -> list[str]:
         str(item["CPUs"]),
         ", ".join(shares) or "-",
     ]
+
+
+add_views(machine, MACHINE, COLUMNS, machine_row)

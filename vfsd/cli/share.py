@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vfsd.cli.common import add_method, add_remove, add_views
 from vfsd.cli.lazy import Group
-from vfsd.cli.objects import SHARE, object_of, print_properties, say
+from vfsd.cli.objects import SHARE, object_of, say
 from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
-from vfsd.cli.output import Column, print_json, print_table
+from vfsd.cli.output import Column, print_json
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import Typed, absolute
 from vfsd.model import SHARE_OPTIONS
@@ -60,61 +61,9 @@ def add(session: Session, /, name: str, source: str, persistent: bool, **given: 
     say(session, f"{made['Name']} listens on {made['SocketPath']}")
 
 
-@share.command()
-@click.argument("name")
-@global_options
-@pass_session
-def start(session: Session, name: str) -> None:
-    """Listen again on a stopped share's socket."""
-    session.run(lambda client: SHARE.call(client, name, "Start"))
-
-
-@share.command()
-@click.argument("name")
-@global_options
-@pass_session
-def stop(session: Session, name: str) -> None:
-    """Stop listening and end its virtiofsd; the share stays defined."""
-    session.run(lambda client: SHARE.call(client, name, "Stop"))
-
-
-@share.command()
-@click.argument("name", nargs=-1, required=True)
-@global_options
-@pass_session
-def remove(session: Session, name: tuple[str, ...]) -> None:
-    """Stop shares and forget them; the directories stay untouched."""
-
-    async def body(client: Client) -> None:
-        for each in name:
-            await client.manager("RemoveShare", "s", each)
-
-    session.run(body)
-
-
-@share.command("list")
-@global_options
-@pass_session
-def list_shares(session: Session) -> None:
-    """All shares, by name."""
-
-    async def body(client: Client) -> dict[str, dict[str, Any]]:
-        return SHARE.named(await client.objects())
-
-    shares = session.run(body)
-    if session.json:
-        print_json(list(shares.values()))
-    else:
-        print_table(COLUMNS, [share_row(item) for item in shares.values()], legend=session.legend)
-
-
-@share.command()
-@click.argument("name")
-@global_options
-@pass_session
-def show(session: Session, name: str) -> None:
-    """All properties of a share."""
-    print_properties(session, session.run(lambda client: SHARE.show(client, name)))
+add_method(share, SHARE, "Start", "Listen again on a stopped share's socket.")
+add_method(share, SHARE, "Stop", "Stop listening and end its virtiofsd; the share stays defined.")
+add_remove(share, SHARE, "Stop shares and forget them; the directories stay untouched.")
 
 
 def share_row(item: dict[str, Any]) -> list[str]:
@@ -127,3 +76,6 @@ def share_row(item: dict[str, Any]) -> list[str]:
         str(item["MainPID"] or "-"),
         item["Source"],
     ]
+
+
+add_views(share, SHARE, COLUMNS, share_row)
