@@ -71,10 +71,12 @@ class Machine(Lifecycle):
             share.attach(None)
         for share in self.own_shares:
             share.unlink()
-        self._context.store.remove(Kind.MACHINE, self.name)
         paths = self._context.paths
         for folder in (paths.machine(self.name).folder, paths.machine_state(self.name)):
             await asyncio.to_thread(_remove_folder, folder)
+        self._context.store.remove(
+            Kind.MACHINE, self.name
+        )  # last: what was begun before is ended after a kill
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the machine runs."""

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from vfsd import config, names
+from vfsd import config, leftovers, names
 from vfsd.context import Context
 from vfsd.errors import (
     InvalidArgs,
@@ -152,6 +152,7 @@ class Registry:
                 share.adopt()
         for thing in removing:
             await self._finish_removing(thing)
+        leftovers.sweep(self._context, self.shares, self.machines)
         if self.shares or self.machines:
             told = f"Found {len(self.shares)} shares and {len(self.machines)} machines again"
             self._context.journal.write(MessageId.ADOPTED, INFO, told)

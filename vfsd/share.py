@@ -142,8 +142,10 @@ class Share:
                 raise ShareBusy(f'share "{self.name}" has a client; end the client, or stop the share, first')
             self._remember(removing=True)
             await self.release()
-            self._context.store.remove(Kind.SHARE, self.name)
             self.unlink()
+            self._context.store.remove(
+                Kind.SHARE, self.name
+            )  # last: what was begun before is ended after a kill
             self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
 
     async def retire(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -121,6 +121,13 @@ class Store:
             path.unlink(missing_ok=True)
         else:
             _replace(path, dataclasses.asdict(memory), sync=False)
+
+    def forget_all_but(self, known: Mapping[Kind, Container[str]]) -> None:
+        """Forget what is remembered of objects that do not exist."""
+        for kind, names in known.items():
+            for path in self._paths.runtime_definitions.glob(f"{kind}-*{_MEMORY}"):
+                if path.name[len(kind) + 1 : -len(_MEMORY)] not in names:
+                    path.unlink(missing_ok=True)
 
     def recall(self, kind: Kind, name: str) -> Memory:
         """What is remembered; the defaults if nothing is, or it can't be read."""

@@ -213,3 +213,20 @@ async def test_autostart_is_for_boots(vfsd: Vfsd, client: Client, folder: Path) 
     vfsd.restart()
     await asyncio.sleep(0.5)
     assert vfsd.get(path, MACHINE, "State") == "stopped"
+
+
+def test_what_a_killed_removal_left_is_swept(vfsd: Vfsd, folder: Path) -> None:
+    vfsd.systemctl("stop", "vfsd.service")
+    memory = vfsd.runtime / "definitions/share-ghost.memory"
+    memory.write_text('{"removing": true}')
+    (vfsd.runtime / "source/ghost").symlink_to(folder)
+    (vfsd.runtime / "machine/ghost").mkdir()
+    (vfsd.runtime / "machine/ghost/deadline").write_text("1")
+    if vfsd.scope == "user":
+        for path in (memory, vfsd.runtime / "machine/ghost", vfsd.runtime / "machine/ghost/deadline"):
+            shutil.chown(path, vfsd.owner_uid, vfsd.owner_uid)
+    vfsd.systemctl("start", "vfsd.service")
+    assert vfsd.leftovers() == []
+    vfsd.manager("CreateShare", "ssa{sv}", "ghost", str(folder), "0")
+    vfsd.restart()
+    assert vfsd.manager("ListShares")[0][:2] == ["ghost", "listening"]

@@ -27,7 +27,7 @@ LAYERS = [
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {"supervisor", "outcome", "journal", "qmp", "udev", "discovery", "kvm", "kernel", "guest", "host"},
-    {"context", "share", "virtiofsd", "boot", "blame", "follower", "lifecycle", "machine"},
+    {"context", "share", "virtiofsd", "boot", "blame", "follower", "lifecycle", "machine", "leftovers"},
     {"registry"},
     {"bus", "systemd1", "prerequisites"},
     {"service"},

@@ -1,0 +1,36 @@
+"""What a vfsd that was killed while it removed something left behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Container
+from pathlib import Path
+
+from vfsd import names
+from vfsd.context import Context
+from vfsd.store import Kind
+
+
+def sweep(context: Context, shares: Container[str], machines: Container[str]) -> None:
+    """Take away links, folders and memories of objects that do not exist and of which nothing runs.
+
+    :param shares: the names of those that exist; likewise machines.
+    """
+    context.store.forget_all_but({Kind.SHARE: shares, Kind.MACHINE: machines})
+    paths, status = context.paths, context.supervisor.status
+    for link in _entries(paths.sources):
+        name = link.name
+        runs = status(names.share_socket_unit(name)).runs or status(names.share_service_unit(name)).runs
+        if name not in shares and not runs:
+            link.unlink(missing_ok=True)
+    for folder in _entries(paths.machines):
+        name = folder.name
+        if name not in machines and not status(names.machine_unit(name)).runs:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
