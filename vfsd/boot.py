@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vfsd import commands, power_off, units
 from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
-from vfsd.errors import InvalidArgs
+from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
 from vfsd.share import Share
 from vfsd.units import CONSOLE_FD, FIRST_SHARE_FD, MONITOR_FD, STOP_MONITOR_FD, Unit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vfsd.binaries import QemuBinary
     from vfsd.lifecycle import Lifecycle
 
+_INTERFACES = Path("/sys/class/net")
 OPEN_FILE_SINCE = 253
 """systemd's version that has OpenFile= (systemd.service(5))."""
 
@@ -44,6 +45,7 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
     spec = machine.spec
     if not spec.boots:
         raise InvalidArgs(f'machine "{spec.name}" has nothing to boot; set Kernel, Image or Builtin')
+    _check_interface(machine)
     qemu = await context.host.qemu()
     accelerator = await context.host.accelerator(spec.accelerator)
     share_units = [unit for share in machine.shares for unit in await share.units(spec.name)]
@@ -126,6 +128,16 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
         raise InvalidArgs(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
     built = await context.host.builtin()
     return Boot(built.kernel, built.initrd, " ".join(arguments))
+
+
+def _check_interface(machine: Lifecycle) -> None:
+    """:raise PrerequisiteMissing: the interface is not there; QEMU as root would make a tap that leads nowhere."""
+    kind, _, interface = machine.spec.network.partition(":")
+    if interface and not (_INTERFACES / interface).exists():
+        raise PrerequisiteMissing(
+            f'network interface "{interface}" of machine "{machine.name}" does not exist; make the {kind} first, '
+            "or use another Network"
+        )
 
 
 def _root_share(machine: Lifecycle) -> Share | None:
