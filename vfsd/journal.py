@@ -19,7 +19,7 @@ INFO, NOTICE, WARNING, ERROR = (journal.LOG_INFO, journal.LOG_NOTICE, journal.LO
 
 _PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 """MESSAGE_ID of systemd's entry about the end of a process (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
-_JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2)
+_JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds to wait for a line that a process wrote just before it ended: journald takes it in when it gets to it."""
 
 
@@ -104,20 +104,24 @@ async def last_words(invocation: str, identifier: str) -> str:
     for delay in _JOURNAL_DELAYS if invocation else ():
         await asyncio.sleep(delay)
         words = await asyncio.to_thread(_last_line, invocation, identifier)
-        if words:
-            return words
+        if words != "":
+            return words or ""
     return ""
 
 
-def _last_line(invocation: str, identifier: str) -> str:
+def _last_line(invocation: str, identifier: str) -> str | None:
+    """The line; "" if there is none yet, None if this user can't read the journal at all."""
     try:
         with journal.Reader() as reader:
+            reader.seek_tail()
+            if not reader.get_previous():
+                return None
             reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
             reader.add_match(SYSLOG_IDENTIFIER=identifier)
             reader.seek_tail()
             lines = [str((reader.get_previous() or {}).get("MESSAGE", "")).strip() for _ in range(_LINES)]
     except OSError:
-        return ""
+        return None
     spoken = [line for line in lines if line]
     # the reason is often followed by advice
     return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")

@@ -125,7 +125,6 @@ def test_shares_that_can_not_be(options: dict[str, tuple[str, Any]]) -> None:
         {"Builtin": ("b", True), "Image": ("s", "/x.img")},
         {"Initrd": ("s", "/x")},
         {"Network": ("s", "none"), "Forward": ("as", ["tcp:127.0.0.1:2222:22"])},
-        {"Forward": ("as", ["tcp:2222:22"])},
         {"Network": ("s", "tap:" + "x" * 16)},
         {"Network": ("s", "tap:")},
         {"Network": ("s", "user:x")},
@@ -181,6 +180,11 @@ def test_two_shares_with_one_tag() -> None:
 )
 def test_forwards(text: str, wanted: Forward) -> None:
     assert Forward.parse(text) == wanted
+
+
+def test_a_forward_says_on_which_address() -> None:
+    with pytest.raises(InvalidArgs, match="tcp:2222:22"):
+        machine(Forward=("as", ["tcp:2222:22"]))
 
 
 @given(st.text("tcpud:0123456789.[]%,=a ", max_size=40))
