@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfsd.model import Display, Firmware, Forward, MachineSpec, ShareSpec
+from vfsd.model import Display, Forward, MachineSpec, ShareSpec
 
 FIRST_PASSED_FD = 3
 """Where systemd puts the first descriptor that it passes (sd_listen_fds(3), SD_LISTEN_FDS_START)."""
@@ -251,8 +251,3 @@ def kernel_arguments(spec: MachineSpec, console: str, root_tag: str, root_read_o
     if spec.append:
         arguments.append(spec.append)
     return " ".join(arguments)
-
-
-def wants_uefi(spec: MachineSpec) -> bool:
-    """Whether the machine needs UEFI firmware files."""
-    return spec.firmware is Firmware.UEFI

@@ -19,9 +19,8 @@ from vfsd.journal import INFO, MessageId, exit_of
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.share import Share
 from vfsd.store import Kind
-from vfsd.supervisor import SupervisorError, UnitStatus
+from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import Turns, finish
-from vfsd.virtiofsd import CLEANUP_TIMEOUT
 
 START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
@@ -288,16 +287,8 @@ class Lifecycle(ABC):
         self._qemu.follow()
 
     async def _start_unit(self, launch: Launch) -> None:
-        supervisor = self._context.supervisor
         try:
-            try:
-                await supervisor.start(launch.unit, launch.aux)
-            except SupervisorError as error:
-                if not error.unit_exists:
-                    raise
-                # units of the last run that systemd has not cleaned up yet
-                await supervisor.wait_gone(self._units, CLEANUP_TIMEOUT)
-                await supervisor.start(launch.unit, launch.aux)
+            await start_units(self._context.supervisor, launch.unit, launch.aux, self._units)
         except SupervisorError as error:
             raise UnitFailed(f'machine "{self.name}" could not be started: {error}') from None
 

@@ -62,7 +62,7 @@ class Registry:
     async def create_share(self, name: str, source: str, options: Options, owner: int) -> Share:
         """Define a share and start listening. :raise VfsdError: nothing is left behind."""
         spec = ShareSpec.from_options(name, source, self._context.scope, options)
-        self._check_socket_path(name)
+        self._check_share_paths(name)
         self._reserve(Kind.SHARE, name)
         try:
             share = Share(self._context, spec, owner)
@@ -86,7 +86,7 @@ class Registry:
         spec = MachineSpec.from_options(name, self._context.scope, options)
         wanted = [spec.name, *(share.name for share in spec.shares)]
         for share in spec.shares:
-            self._check_socket_path(share.name)
+            self._check_share_paths(share.name)
         self._check_machine_paths(name)
         reserved: list[tuple[Kind, str]] = []
         try:
@@ -214,7 +214,7 @@ class Registry:
 
     async def _configure_share(self, spec: ShareSpec) -> None:
         """:raise VfsdError: the file can't be used."""
-        self._check_socket_path(spec.name)
+        self._check_share_paths(spec.name)
         known = self.shares.get(spec.name)
         if known is not None and not known.configured:
             raise _exists(Kind.SHARE, spec.name)
@@ -238,7 +238,7 @@ class Registry:
         if known is not None and not known.configured:
             raise _exists(Kind.MACHINE, spec.name)
         for own in spec.shares:
-            self._check_socket_path(own.name)
+            self._check_share_paths(own.name)
             taken = self.shares.get(own.name)
             if taken is not None and not (taken.owned and taken.machine is known):
                 raise _exists(Kind.SHARE, own.name)
@@ -297,15 +297,11 @@ class Registry:
             raise _exists(kind, name)
         self._reserved.add((kind, name))
 
-    def _check_socket_path(self, name: str) -> None:
-        path = self._context.paths.share_socket(name)
-        if len(str(path).encode()) > names.SOCKET_PATH_MAX:
-            raise InvalidArgs(f'"{name}" is too long for the path of a socket; use a shorter name')
+    def _check_share_paths(self, name: str) -> None:
+        _check_socket_path(name, self._context.paths.share_socket(name))
 
     def _check_machine_paths(self, name: str) -> None:
-        path = self._context.paths.machine(name).stop_monitor
-        if len(str(path).encode()) > names.SOCKET_PATH_MAX:
-            raise InvalidArgs(f'"{name}" is too long for the path of a socket; use a shorter name')
+        _check_socket_path(name, self._context.paths.machine(name).stop_monitor)
 
     def _add_share(self, share: Share, *, announce: bool = True) -> None:
         self.shares[share.name] = share
@@ -344,6 +340,11 @@ class Registry:
     def _bad_file(self, path: Path, reason: str) -> None:
         text = f"{path} can't be used: {reason}"
         self._context.journal.write(MessageId.BAD_FILE, NOTICE, text, file=path, reason=reason)
+
+
+def _check_socket_path(name: str, path: Path) -> None:
+    if len(str(path).encode()) > names.SOCKET_PATH_MAX:
+        raise InvalidArgs(f'"{name}" is too long for the path of a socket; use a shorter name')
 
 
 def _exists(kind: Kind, name: str) -> VfsdError:

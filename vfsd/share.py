@@ -20,10 +20,9 @@ from vfsd.errors import (
 from vfsd.journal import last_words
 from vfsd.model import MachineState, ShareSpec, ShareState
 from vfsd.store import Definition, Kind, Memory
-from vfsd.supervisor import SupervisorError, UnitStatus
+from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus
 from vfsd.turns import Turns
 from vfsd.units import Unit
-from vfsd.virtiofsd import CLEANUP_TIMEOUT
 
 if TYPE_CHECKING:
     from vfsd.machine import Machine
@@ -143,15 +142,14 @@ class Share:
             self._remember(removing=True)
             await self.release()
             self.unlink()
-            self._context.store.remove(
-                Kind.SHARE, self.name
-            )  # last: what was begun before is ended after a kill
+            # last: what was begun before is ended after a kill
+            self._context.store.remove(Kind.SHARE, self.name)
             self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
 
     async def retire(self) -> bool:
         """Be gone, since the configuration does not define it any more, unless it runs; whether it is gone."""
         async with self._turns.take():
-            if self.in_use or self.state.serves or self.state is ShareState.STOPPING:
+            if self._occupied:
                 return False
             self.unlink()
             self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
@@ -159,14 +157,14 @@ class Share:
 
     def configure(self, spec: ShareSpec) -> None:
         """Take a changed definition, unless it runs."""
-        if not (self.in_use or self.state.serves or self.state is ShareState.STOPPING):
+        if not self._occupied:
             self.spec = spec
             self._context.changed(self)
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
         async with self._turns.take():
-            if self.in_use or self.state.serves or self.state is ShareState.STOPPING:
+            if self._occupied:
                 raise WrongState(f'share "{self.name}" is in use or {self.state}; stop it to set {dbus_name}')
             spec = self.spec.with_option(dbus_name, signature, value)
             if self.machine is not None:
@@ -185,6 +183,11 @@ class Share:
     def in_use(self) -> bool:
         """Whether a machine uses it that is not idle."""
         return self.machine is not None and not self.machine.state.idle
+
+    @property
+    def _occupied(self) -> bool:
+        """Whether its definition must stay as it is: units run by it, or are about to."""
+        return self.in_use or self.state.serves or self.state is ShareState.STOPPING
 
     def attach(self, machine: Machine | None) -> None:
         """Belong to a machine, or to none."""
@@ -238,7 +241,7 @@ class Share:
         self._begun = service.active == "active"
         self.main_pid = service.main_pid if service.runs else 0
         if self.in_use and not service.runs:
-            self._lose(outcome.virtiofsd_end(service, had_begun=True) or "virtiofsd ended")
+            self._lost = outcome.virtiofsd_end(service, had_begun=True) or "virtiofsd ended"
             self.reason = self._lost
         self.state = self._observe()
         if self.state is ShareState.STOPPED and self.memory.failure:
@@ -281,15 +284,12 @@ class Share:
             self.restarts += 1
         if self.in_use and self.machine is not None and self.machine.state is not MachineState.STOPPING:
             if problem:
-                self._lose(problem)
+                self._lost = problem
             else:
                 self._context.spawn(self._judge_disconnect())
         elif problem:
             self.reason = f"{problem}; see {self._log_command()}"
             self._remember(restarts=self.restarts)
-
-    def _lose(self, problem: str) -> None:
-        self._lost = problem
 
     async def _judge_disconnect(self) -> None:
         await asyncio.sleep(DISCONNECT_GRACE)
@@ -299,7 +299,7 @@ class Share:
         )
         if running and not self._context.supervisor.status(self.service_unit).runs:
             self.restarts += 1
-            self._lose(f"virtiofsd ended the connection; its log says why: {self._log_command()}")
+            self._lost = f"virtiofsd ended the connection; its log says why: {self._log_command()}"
             self.refresh()
 
     def _observe(self) -> ShareState:

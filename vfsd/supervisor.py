@@ -8,6 +8,9 @@ from typing import Protocol
 
 from vfsd.units import Unit
 
+CLEANUP_TIMEOUT = 5.0
+"""Seconds in which systemd forgets units that have stopped."""
+
 
 class SupervisorError(Exception):
     """The service manager refused, or a job failed."""
@@ -72,3 +75,18 @@ class Supervisor(Protocol):
 
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
+
+
+async def start_units(supervisor: Supervisor, unit: Unit, aux: Sequence[Unit], before: Sequence[str]) -> None:
+    """Start units, once those of an earlier run are cleaned up if systemd still has them.
+
+    :param before: the names that the earlier run may still hold.
+    :raise SupervisorError: nothing was made, or the start failed.
+    """
+    try:
+        await supervisor.start(unit, aux)
+    except SupervisorError as error:
+        if not error.unit_exists:
+            raise
+        await supervisor.wait_gone(before, CLEANUP_TIMEOUT)
+        await supervisor.start(unit, aux)

@@ -11,11 +11,8 @@ from vfsd.context import Context
 from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed
 from vfsd.model import ShareSpec
 from vfsd.names import Scope
-from vfsd.supervisor import SupervisorError
+from vfsd.supervisor import SupervisorError, start_units
 from vfsd.units import Unit
-
-CLEANUP_TIMEOUT = 5.0
-"""Seconds in which systemd forgets units that have stopped."""
 
 
 async def arguments(context: Context, spec: ShareSpec) -> list[str]:
@@ -55,16 +52,8 @@ async def units(context: Context, spec: ShareSpec, machine: str = "") -> tuple[U
 
 async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:
     """Start the units and wait until the socket listens. :raise UnitFailed."""
-    supervisor = context.supervisor
     try:
-        try:
-            await supervisor.start(socket, [service])
-        except SupervisorError as error:
-            if not error.unit_exists:
-                raise
-            # a unit of that name that systemd has not cleaned up yet
-            await supervisor.wait_gone([socket.name, service.name], CLEANUP_TIMEOUT)
-            await supervisor.start(socket, [service])
+        await start_units(context.supervisor, socket, [service], [socket.name, service.name])
     except SupervisorError as error:
         status = context.scope.hint("systemctl", f"status {socket.name}")
         raise UnitFailed(f'share "{spec.name}" could not start listening: {error}; see {status}') from None
