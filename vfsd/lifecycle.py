@@ -55,6 +55,11 @@ class Lifecycle(ABC):
         self.main_pid = 0
         self.accelerator = ""
         self.console_path = ""
+        self.guest_ready = False
+        self.guest_system = ""
+        self.needs_refresh = self.suspended = False
+        self.refresh_downtime_usec = 0
+        self.ssh_address = ""
         self.state_changed_usec = self.memory.since_usec or now_usec()
         self._turns = Turns(f'machine "{spec.name}"')
         self._qemu = Follower(context, context.paths.machine(spec.name).monitor, self)

@@ -14,13 +14,16 @@ from enum import StrEnum
 from typing import Any, Self
 
 from vfsd import names
-from vfsd.errors import InvalidArgs, NotSupported
-from vfsd.options import Option, check_path, check_text, option, options_of, parse_options, require
+from vfsd.errors import InvalidArgs
+from vfsd.options import Option, check_path, check_text, option, options_of, pairs, parse_options, require
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
 MEMORY_MIN = 16 << 20
 """Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
+SPARE_PORTS = 2
+"""PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise."""
+SPARE_PORTS_MAX = 16
 NETWORK_INTERFACE_MAX = 15
 """Characters in the name of a network interface (IFNAMSIZ is 16 with the terminating NUL)."""
 
@@ -124,6 +127,7 @@ class ShareSpec:
     sandbox: Sandbox = option("Sandbox", "s", Sandbox.NAMESPACE, Sandbox)
     tag: str = option("Tag", "s", "")
     mount_point: str = option("MountPoint", "s", "")
+    mount_options: str = option("MountOptions", "s", "")
     read_only: bool = option("ReadOnly", "b", False)
     cache: Cache = option("Cache", "s", Cache.AUTO, Cache)
     writeback: bool = option("Writeback", "b", False)
@@ -208,6 +212,7 @@ class MachineSpec:
     initrd: str = option("Initrd", "s", "")
     append: str = option("Append", "s", "")
     root_share: str = option("RootShare", "s", "")
+    root_overlay: bool = option("RootOverlay", "b", False)
     image: str = option("Image", "s", "")
     firmware: Firmware = option("Firmware", "s", Firmware.BIOS, Firmware)
     accelerator: Accelerator = option("Accelerator", "s", Accelerator.AUTO, Accelerator)
@@ -217,6 +222,10 @@ class MachineSpec:
     display: Display = option("Display", "s", Display.NONE, Display)
     on_share_failure: FailurePolicy = option("OnShareFailure", "s", FailurePolicy.SIGNAL, FailurePolicy)
     autostart: bool = option("Autostart", "b", False)
+    credentials: tuple[tuple[str, str], ...] = option("Credentials", "a{ss}", (), pairs, secret=True)
+    credential_files: tuple[tuple[str, str], ...] = option("CredentialFiles", "a{ss}", (), pairs)
+    ssh: bool = option("SSH", "b", False)
+    spare_ports: int = option("SparePorts", "u", SPARE_PORTS)
     extra_arguments: tuple[str, ...] = option("ExtraArguments", "as", (), tuple)
     shutdown_timeout_usec: int = option("ShutdownTimeoutUSec", "t", 90 * USEC_PER_SEC)
 
@@ -247,10 +256,10 @@ class MachineSpec:
         self._check_network(who)
         tags = [share.tag for share in self.shares]
         require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
-        if self.on_share_failure is not FailurePolicy.SIGNAL:
-            raise NotSupported(
-                f'OnShareFailure "{self.on_share_failure}" comes with a later version; use signal'
-            )
+        require(
+            self.spare_ports <= SPARE_PORTS_MAX,
+            f"{who} has {self.spare_ports} spare ports; give at most {SPARE_PORTS_MAX}",
+        )
 
     def _check_network(self, who: str) -> None:
         kind, _, interface = self.network.partition(":")

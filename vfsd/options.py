@@ -20,6 +20,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "u": (int, "a whole number"),
     "t": (int, "a whole number"),
     "as": (list, "a list of texts"),
+    "a{ss}": (dict, "a table of texts"),
 }
 _LIMITS = {"u": 1 << 32, "t": 1 << 64}
 
@@ -32,6 +33,8 @@ class Option:
     dbus_name: str
     signature: str
     parse: Callable[[Any], Any]
+    secret: bool = False
+    """Whether only the keys of its table are shown."""
 
     @property
     def wanted(self) -> str:
@@ -43,6 +46,8 @@ class Option:
         kind = _TYPES[self.signature][0]
         if kind is list:
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if kind is dict:
+            return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
         if kind is int:
             return type(value) is int and 0 <= value < _LIMITS[self.signature]
         return isinstance(value, kind)
@@ -52,16 +57,35 @@ class Option:
         value = getattr(spec, self.field)
         if isinstance(value, StrEnum):
             return value.value
+        if self.signature == "a{ss}":
+            return dict(value)
         return list(value) if isinstance(value, tuple) else value
+
+    def shown(self, spec: object) -> Any:
+        """The same, as everybody may see it: a secret table has its keys and no values."""
+        value = self.to_dbus(spec)
+        return dict.fromkeys(value, "") if self.secret else value
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def option(dbus_name: str, signature: str, default: Any, parse: Callable[[Any], Any] = _same) -> Any:
+def option(
+    dbus_name: str,
+    signature: str,
+    default: Any,
+    parse: Callable[[Any], Any] = _same,
+    *,
+    secret: bool = False,
+) -> Any:
     """A field that is an option; `parse` makes the field's type from what D-Bus carries."""
-    return field(default=default, metadata={"dbus": (dbus_name, signature, parse)})
+    return field(default=default, metadata={"dbus": (dbus_name, signature, parse, secret)})
+
+
+def pairs(table: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """A table of texts as a field keeps it: hashable, sorted by key."""
+    return tuple(sorted(table.items()))
 
 
 def options_of(spec: type) -> dict[str, Option]:
@@ -69,8 +93,8 @@ def options_of(spec: type) -> dict[str, Option]:
     table = {}
     for item in dataclasses.fields(spec):
         if "dbus" in item.metadata:
-            dbus_name, signature, parse = item.metadata["dbus"]
-            table[dbus_name] = Option(item.name, dbus_name, signature, parse)
+            dbus_name, signature, parse, secret = item.metadata["dbus"]
+            table[dbus_name] = Option(item.name, dbus_name, signature, parse, secret)
     return table
 
 

@@ -52,6 +52,8 @@ class Share:
         self.invocation = ""
         """Of the virtiofsd that ran last, as the journal has it."""
         self.restarts = self.memory.restarts
+        self.mounted_at = self.guest_options = ""
+        """Where and how the guest has it mounted, as its agent told."""
         self.state_changed_usec = self.memory.since_usec or now_usec()
         self.configured = False
         """Whether a file in a configuration folder defines it."""
@@ -176,6 +178,10 @@ class Share:
                 self.spec = before
                 raise
             self._context.changed(self)
+
+    async def space(self) -> list[int]:
+        """Size and free space of the source's file system in bytes. :raise VfsdError: see the interface."""
+        return list(await virtiofsd.space(self.spec))
 
     # for the machine that uses it
 

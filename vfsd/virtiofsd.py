@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
+import os
 from pathlib import Path
 
 from vfsd import commands
 from vfsd import units as unit_properties
 from vfsd.context import Context
-from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed
+from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed, VfsdError
 from vfsd.model import ShareSpec
 from vfsd.names import Scope
 from vfsd.supervisor import SupervisorError, start_units
 from vfsd.units import Unit
+
+SPACE_TIMEOUT = 5.0
+"""Seconds in which a file system must tell its size: one on the network may never do so."""
 
 
 async def arguments(context: Context, spec: ShareSpec) -> list[str]:
@@ -57,6 +62,23 @@ async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit)
     except SupervisorError as error:
         status = context.scope.hint("systemctl", f"status {socket.name}")
         raise UnitFailed(f'share "{spec.name}" could not start listening: {error}; see {status}') from None
+
+
+async def space(spec: ShareSpec) -> tuple[int, int]:
+    """Size and free space of the source's file system, in bytes.
+
+    :raise SourceNotFound: the source is not there. VfsdError: its file system does not answer.
+    """
+    try:
+        async with asyncio.timeout(SPACE_TIMEOUT):
+            found = await asyncio.to_thread(os.statvfs, spec.source)
+    except TimeoutError:
+        raise VfsdError(f'the file system of "{spec.source}" does not answer; see to its server') from None
+    except OSError as error:
+        raise SourceNotFound(
+            f'"{spec.source}", the source of share "{spec.name}", can\'t be looked at: {error.strerror}'
+        ) from None
+    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
 
 def _check_source(spec: ShareSpec) -> None:

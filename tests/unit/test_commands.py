@@ -94,7 +94,7 @@ FLAGS: dict[str, tuple[tuple[str, Any], list[str], list[str]]] = {
     "LogLevel": (("s", "trace"), ["--log-level=trace"], ["--log-level=info"]),
     "LimitNOFILE": (("t", 4096), ["--rlimit-nofile=4096"], []),
 }
-ELSEWHERE = {"Tag", "MountPoint", "AllowSetuid", "SocketGroup"}
+ELSEWHERE = {"Tag", "MountPoint", "MountOptions", "AllowSetuid", "SocketGroup"}
 """The guest's and the unit's business."""
 
 

@@ -56,6 +56,7 @@ class ShareObject:
             "Start": share.start,
             "Stop": share.stop,
             "Remove": lambda: registry.remove_share(share),
+            "GetSpace": share.space,
         }
 
     def values(self) -> dict[str, PropertyValue]:
@@ -70,6 +71,8 @@ class ShareObject:
             "SocketUnit": ("s", share.socket_unit),
             "ServiceUnit": ("s", share.service_unit),
             "Machine": ("o", machine),
+            "MountedAt": ("s", share.mounted_at),
+            "GuestOptions": ("s", share.guest_options),
             "Owner": ("u", share.owner),
             "MainPID": ("u", share.main_pid),
             "Restarts": ("u", share.restarts),
@@ -106,6 +109,10 @@ class MachineObject:
             "DetachShare": lambda share: registry.detach_share(machine, share),
             "OpenConsole": self._later("OpenConsole", "connect to ConsolePath"),
             "Refresh": self._later("Refresh", "shut the machine down and start it again"),
+            "Execute": self._later("Execute", "use the console"),
+            "QueryGuest": self._later("QueryGuest", "use the console"),
+            "Suspend": self._later("Suspend", "shut the machine down"),
+            "Thaw": self._later("Thaw", "start the machine"),
         }
 
     def values(self) -> dict[str, PropertyValue]:
@@ -120,15 +127,19 @@ class MachineObject:
             "MainPID": ("u", machine.main_pid),
             "Shares": ("ao", [names.share_path(share.name) for share in machine.shares]),
             "Degraded": ("b", machine.degraded),
-            "GuestReady": ("b", False),
-            "GuestSystem": ("s", ""),
+            "GuestReady": ("b", machine.guest_ready),
+            "GuestSystem": ("s", machine.guest_system),
+            "NeedsRefresh": ("b", machine.needs_refresh),
+            "RefreshDowntimeUSec": ("t", machine.refresh_downtime_usec),
+            "Suspended": ("b", machine.suspended),
+            "SSHAddress": ("s", machine.ssh_address),
             "ConsolePath": ("s", machine.console_path),
             "DisplayPath": ("s", machine.display_path),
             "AcceleratorInUse": ("s", machine.accelerator),
             "StateChangedUSec": ("t", machine.state_changed_usec),
             "Persistent": ("b", machine.spec.persistent),
             **{
-                name: (option.signature, option.to_dbus(machine.spec))
+                name: (option.signature, option.shown(machine.spec))
                 for name, option in MACHINE_OPTIONS.items()
             },
         }
