@@ -106,6 +106,11 @@ class QemuBinary:
         return "hub" in self.chardevs or self.version >= (10, 0)
 
     @property
+    def panic_device(self) -> bool:
+        """The guest's kernel can tell that it panicked (since 6.0)."""
+        return "pvpanic-pci" in self.devices
+
+    @property
     def memory_backend_memfd(self) -> bool:
         """Shared guest memory without a file system behind it."""
         return "memory-backend-memfd" in self.objects

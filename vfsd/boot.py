@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from vfsd import commands, power_off, units
 from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
+from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
 from vfsd.share import Share
-from vfsd.units import CONSOLE_FD, FIRST_SHARE_FD, MONITOR_FD, STOP_MONITOR_FD, Unit
+from vfsd.units import FIRST_SHARE_FD, SOCKETS, Unit
 
 if TYPE_CHECKING:
     from vfsd.binaries import QemuBinary
@@ -34,6 +35,8 @@ class Launch:
     accelerator: str
     console: bool
     """Whether the console has a socket."""
+    layout: Layout
+    """Where the shares' devices stand."""
 
 
 async def prepare(context: Context, machine: Lifecycle) -> Launch:
@@ -52,15 +55,17 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
     paths = context.paths.machine(spec.name)
     paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     open_files = context.supervisor.version >= OPEN_FILE_SINCE
+    layout = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
     plan = QemuPlan(
         binary=str(qemu.path),
         architecture=MachineArchitecture.of(qemu.arch),
         accelerator=accelerator,
         boot=await _boot(context, machine, qemu),
-        shares=_devices(context, machine.shares, open_files=open_files),
-        monitor_fd=MONITOR_FD,
-        stop_monitor_fd=STOP_MONITOR_FD,
-        console_fd=CONSOLE_FD if qemu.chardev_hub else None,
+        shares=_devices(context, layout, open_files=open_files),
+        slots=layout.slots,
+        sockets=SOCKETS,
+        has_hub=qemu.chardev_hub,
+        has_panic_device=qemu.panic_device,
         display=paths.display,
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
@@ -73,17 +78,18 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
         context.paths,
         open_files=open_files,
     )
-    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub)
+    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout)
 
 
-def _devices(context: Context, shares: list[Share], *, open_files: bool) -> list[ShareDevice]:
+def _devices(context: Context, layout: Layout, *, open_files: bool) -> list[ShareDevice]:
     return [
         ShareDevice(
-            tag=share.spec.tag,
+            tag=plug.tag,
+            slot=plug.slot,
             fd=FIRST_SHARE_FD + number if open_files else None,
-            path=context.paths.share_socket(share.name),
+            path=context.paths.share_socket(plug.share),
         )
-        for number, share in enumerate(shares)
+        for number, plug in enumerate(layout.plugs)
     ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfsd import devices
 from vfsd.model import Display, Forward, MachineSpec, ShareSpec
 
 FIRST_PASSED_FD = 3
@@ -19,6 +20,15 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 """QEMU's own system call filter (qemu(1), -sandbox)."""
 SANDBOX_WITH_HELPER = "on,obsolete=deny,resourcecontrol=deny"
 """The same where QEMU must start the setuid qemu-bridge-helper."""
+
+AGENT = "agent"
+"""QEMU's name of the character device, and of the port, of the guest's agent."""
+PANIC_DEVICE = "pvpanic-pci"
+"""By which the guest's kernel tells that it panicked (QEMU's docs/specs/pvpanic; since 6.0)."""
+HISTORY = "history"
+"""QEMU's name of the character device that keeps what the console said last."""
+HISTORY_SIZE = 64 << 10
+"""Bytes; a power of two, as QEMU wants it."""
 
 
 def virtiofsd_arguments(virtiofsd: str, spec: ShareSpec, shared_dir: Path) -> list[str]:
@@ -68,6 +78,8 @@ class MachineArchitecture:
     machine: str
     console: str
     """The kernel's name of the first serial port."""
+    bridged: bool = False
+    """Whether ACPI can plug devices into the slots of a bridge. If not, each needs a PCIe root port of its own."""
 
     @classmethod
     def of(cls, qemu_name: str) -> MachineArchitecture:
@@ -75,7 +87,7 @@ class MachineArchitecture:
         return {
             "aarch64": cls("virt,gic-version=max", "ttyAMA0"),
             "riscv64": cls("virt", "ttyS0"),
-        }.get(qemu_name, cls("q35", "ttyS0"))
+        }.get(qemu_name, cls("q35", "ttyS0", bridged=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,7 @@ class ShareDevice:
     """A share as QEMU's command line has it: a connected descriptor, or a path for systemd before 253."""
 
     tag: str
+    slot: int
     fd: int | None
     path: Path
 
@@ -112,6 +125,17 @@ class Boot:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineSockets:
+    """Descriptors of the listening sockets that systemd passes to QEMU, by what they are for."""
+
+    monitor: int
+    stop_monitor: int
+    console: int
+    console_tap: int
+    agent: int
+
+
+@dataclass(frozen=True, slots=True)
 class QemuPlan:
     """Everything that QEMU's command line is made of."""
 
@@ -120,10 +144,13 @@ class QemuPlan:
     accelerator: str
     boot: Boot
     shares: Sequence[ShareDevice]
-    monitor_fd: int
-    stop_monitor_fd: int
-    console_fd: int | None
-    """A listening socket for the console; None where QEMU has no `hub` character device."""
+    slots: int
+    """Places for shares, those that are free for further ones included."""
+    sockets: MachineSockets
+    has_hub: bool
+    """Whether this QEMU has the `hub` character device, with which the console has a socket too."""
+    has_panic_device: bool
+    """Whether it can be told of a panic of the guest's kernel."""
     display: Path
 
 
@@ -135,6 +162,7 @@ def escape(value: str) -> str:
 def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
     """The command line of one QEMU."""
     needs_helper = spec.network.startswith("bridge:")
+    bridged = plan.architecture.bridged
     return [
         plan.binary,
         *("-name", f"guest={spec.name},debug-threads=on"),
@@ -146,14 +174,21 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         "-nodefaults",
         "-no-user-config",
         *("-sandbox", SANDBOX_WITH_HELPER if needs_helper else SANDBOX),
-        *_monitor("monitor", plan.monitor_fd),
-        *_monitor("stop-monitor", plan.stop_monitor_fd),
-        *_console(plan.console_fd),
+        *_monitor("monitor", plan.sockets.monitor),
+        *_monitor("stop-monitor", plan.sockets.stop_monitor),
+        *_console(plan.sockets, has_hub=plan.has_hub),
         *_display(spec.display, plan.display),
         *("-device", "virtio-rng-pci"),
+        *(["-device", PANIC_DEVICE] if plan.has_panic_device else []),
+        *_agent(plan.sockets.agent),
         *_boot(plan.boot),
         *_network(spec),
-        *(argument for number, share in enumerate(plan.shares) for argument in _share(number, share)),
+        *(
+            argument
+            for device in devices.places(plan.slots, bridged=bridged)
+            for argument in ("-device", device)
+        ),
+        *(argument for share in plan.shares for argument in _share(share, bridged=bridged)),
         *spec.extra_arguments,
     ]
 
@@ -165,14 +200,28 @@ def _monitor(name: str, fd: int) -> list[str]:
     ]
 
 
-def _console(fd: int | None) -> list[str]:
-    if fd is None:
+def _console(sockets: MachineSockets, *, has_hub: bool) -> list[str]:
+    """The serial port: in the journal, at two sockets (anybody's, and vfsd's own), and kept by QEMU for later."""
+    if not has_hub:
         return ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    ends = ("journal", "terminal", "tap", HISTORY)
+    hub = ",".join(f"chardevs.{number}={name}" for number, name in enumerate(ends))
     return [
         *("-chardev", "stdio,id=journal,signal=off"),
-        *("-chardev", f"socket,id=terminal,fd={fd},server=on,wait=off"),
-        *("-chardev", "hub,id=console,chardevs.0=journal,chardevs.1=terminal"),
+        *("-chardev", f"socket,id=terminal,fd={sockets.console},server=on,wait=off"),
+        *("-chardev", f"socket,id=tap,fd={sockets.console_tap},server=on,wait=off"),
+        *("-chardev", f"ringbuf,id={HISTORY},size={HISTORY_SIZE}"),
+        *("-chardev", f"hub,id=console,{hub}"),
         *("-serial", "chardev:console"),
+    ]
+
+
+def _agent(fd: int) -> list[str]:
+    """The port by which the guest's agent is reached (qemu-ga's default)."""
+    return [
+        *("-chardev", f"socket,id={AGENT},fd={fd},server=on,wait=off"),
+        *("-device", "virtio-serial-pci,id=serial0"),
+        *("-device", f"virtserialport,id={AGENT},bus=serial0.0,chardev={AGENT},name=org.qemu.guest_agent.0"),
     ]
 
 
@@ -236,10 +285,12 @@ def _forward(text: str) -> str:
     return f"{forward.protocol}:{forward.host_address}:{forward.host_port}-:{forward.guest_port}"
 
 
-def _share(number: int, share: ShareDevice) -> list[str]:
+def _share(share: ShareDevice, *, bridged: bool) -> list[str]:
+    place = ",".join(f"{key}={value}" for key, value in devices.place(share.slot, bridged=bridged).items())
+    device = f"vhost-user-fs-pci,id={devices.device_id(share.slot)},chardev={devices.chardev_id(share.slot)}"
     return [
-        *("-chardev", f"socket,id=share{number},{share.chardev}"),
-        *("-device", f"vhost-user-fs-pci,id=fs{number},chardev=share{number},tag={escape(share.tag)}"),
+        *("-chardev", f"socket,id={devices.chardev_id(share.slot)},{share.chardev}"),
+        *("-device", f"{device},tag={escape(share.tag)},{place}"),
     ]
 
 

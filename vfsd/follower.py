@@ -83,11 +83,16 @@ class Follower:
         self._watch = self._context.spawn(self._reconnect())
         await asyncio.wait({self._watch}, timeout=timeout)
 
-    async def execute(self, command: str) -> None:
-        """:raise MonitorFailed: QEMU does not answer, or refuses."""
+    @property
+    def monitor(self) -> Monitor:
+        """The connection. :raise MonitorFailed: there is none at the moment."""
         if self._monitor is None:
             raise MonitorFailed("QEMU does not answer")
-        await self._monitor.execute(command)
+        return self._monitor
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """Run a command and return its answer. :raise MonitorFailed: QEMU does not answer, or refuses."""
+        return await self.monitor.execute(command, **arguments)
 
     def leave(self) -> None:
         """Follow no longer."""

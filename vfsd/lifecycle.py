@@ -13,6 +13,7 @@ from typing import Any
 from vfsd import blame, names, outcome
 from vfsd.boot import Launch, prepare
 from vfsd.context import Context, now_usec
+from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
 from vfsd.follower import Follower
 from vfsd.journal import INFO, MessageId, exit_of
@@ -60,6 +61,8 @@ class Lifecycle(ABC):
         self.needs_refresh = self.suspended = False
         self.refresh_downtime_usec = 0
         self.ssh_address = ""
+        self.layout = Layout()
+        """Where the shares' devices stand while QEMU runs."""
         self.state_changed_usec = self.memory.since_usec or now_usec()
         self._turns = Turns(f'machine "{spec.name}"')
         self._qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
@@ -215,6 +218,7 @@ class Lifecycle(ABC):
         self._invocation = self.memory.invocation
         self.accelerator = self.memory.accelerator
         self.console_path = self._console_path() if self.memory.console else ""
+        self.layout = Layout.read(self.memory.layout)
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
         for share in self.shares:
             share.adopt()
@@ -240,7 +244,7 @@ class Lifecycle(ABC):
         by_force.unlink(missing_ok=True)
         failure = problem if self.state is MachineState.FAILED else ""
         self.state_changed_usec = now_usec()
-        self._remember(failure=failure, accelerator="", invocation="", end="")
+        self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
 
     # what QEMU tells
 
@@ -277,10 +281,12 @@ class Lifecycle(ABC):
             await share.hand_over()
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
+        self.layout = launch.layout
         self.console_path = self._console_path() if launch.console else ""
         self._remember(
             accelerator=launch.accelerator,
             console=launch.console,
+            layout=launch.layout.write(),
             invocation=self._invocation,
             failure="",
             end="",
@@ -358,10 +364,11 @@ class Lifecycle(ABC):
         self._context.paths.machine(self.name).deadline.unlink(missing_ok=True)
         self.main_pid = 0
         self.accelerator = self.console_path = ""
+        self.layout = Layout()
         self._end = self._failure = ""
         self._set_state(state, reason)
         failure = reason if state is MachineState.FAILED else ""
-        self._remember(failure=failure, accelerator="", invocation="", end="")
+        self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
         for share in self.shares:
             share.machine_ended()
 

@@ -129,6 +129,16 @@ class MachinePaths:
         return self.folder / "console"
 
     @property
+    def console_tap(self) -> Path:
+        """The same for vfsd alone, which lets many read."""
+        return self.folder / "console-tap"
+
+    @property
+    def agent(self) -> Path:
+        """The guest's agent."""
+        return self.folder / "agent"
+
+    @property
     def console_input(self) -> Path:
         """FIFO on QEMU's standard input, which must never end."""
         return self.folder / "stdin"

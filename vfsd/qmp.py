@@ -27,6 +27,7 @@ class Monitor:
 
     def __init__(self, client: QMPClient) -> None:
         self._client = client
+        self._passing = asyncio.Lock()
 
     @classmethod
     async def open(cls, path: Path, on_event: EventHandler) -> Monitor:
@@ -66,6 +67,15 @@ class Monitor:
             raise MonitorFailed(f"QEMU did not answer {command} in time") from None
         except (QMPError, OSError) as error:
             raise MonitorFailed(f"QEMU refused {command}: {error}") from None
+
+    async def pass_fd(self, name: str, fd: int) -> None:
+        """Give QEMU a copy of a descriptor, under a name. :raise MonitorFailed."""
+        async with self._passing:  # QEMU takes the last one that came before its getfd
+            try:
+                self._client.send_fd_scm(fd)
+            except OSError as error:
+                raise MonitorFailed(f"QEMU took no descriptor: {error}") from None
+            await self.execute("getfd", fdname=name)
 
     async def status(self) -> str:
         """QEMU's run state: running, paused, prelaunch, internal-error, guest-panicked, …"""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vfsd import hardening, names
+from vfsd.commands import MachineSockets
 from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.paths import MachinePaths, Paths
@@ -38,9 +39,10 @@ STOP_GRACE_USEC = 10 * USEC_PER_SEC
 FILES_MAX = 1_000_000
 """Open files of one virtiofsd, what it asks for itself; systemd cuts it to what the system allows."""
 
-CONSOLE_INPUT_FD, MONITOR_FD, STOP_MONITOR_FD, CONSOLE_FD = range(3, 7)
-"""Descriptors of the machine's own socket unit, in the order of its Listen."""
-FIRST_SHARE_FD = 7
+CONSOLE_INPUT_FD = 3
+"""Descriptors of the machine's own socket unit, in the order of its Listen: this, then those for QEMU."""
+SOCKETS = MachineSockets(*range(4, 9))
+FIRST_SHARE_FD = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
         ["Stream", str(own.monitor)],
         ["Stream", str(own.stop_monitor)],
         ["Stream", str(own.console)],
+        ["Stream", str(own.console_tap)],
+        ["Stream", str(own.agent)],
     ]
     properties: list[Property] = [
         ("Description", "s", f"virtual machine {spec.name} (monitors and console)"),

@@ -20,6 +20,7 @@ from tests.bench.setting import NAME, PREFIX, RUNTIME, Plan, bench_paths, clean_
 from vfsd import commands, hardening, names, units
 from vfsd.model import MACHINE_OPTIONS, ShareSpec
 from vfsd.names import Scope
+from vfsd.paths import MachinePaths
 from vfsd.units import Property
 
 END_TIMEOUT = 20.0
@@ -89,12 +90,12 @@ class Bare:
                 arguments = plan.virtiofsd_arguments(share, fd, Path(share.source))
                 self._spawn(arguments, [fd], subprocess.DEVNULL)
                 clients.append(connected(path))
-        servers = [listening(path) for path in (self._own.monitor, self._own.stop_monitor, self._own.console)]
+        servers = [listening(path) for path in _own_sockets(self._own)]
         # QEMU's console ends with its standard input, so that must not end
         standard_input, kept = os.pipe()
         fds = [server.fileno() for server in servers]
         share_fds = [client.fileno() for client in clients]
-        arguments = plan.qemu_arguments(share_fds, (fds[0], fds[1], fds[2]))
+        arguments = plan.qemu_arguments(share_fds, commands.MachineSockets(*fds))
         self._spawn(arguments, [*fds, *share_fds, kept], standard_input)
         for descriptor in (standard_input, kept):
             os.close(descriptor)
@@ -232,8 +233,8 @@ class Raw:
             aux.append([sockets[-1], variants(share_socket(path, stop_when_unneeded=True))])
             aux.append([services[-1], variants(self._service(share))])
         # without a socket unit of its own QEMU binds the monitors and the console itself
-        arguments = plan.qemu_arguments(range(3, 3 + len(opened)), (-1, -2, -3))
-        made = {-1: self._own.monitor, -2: self._own.stop_monitor, -3: self._own.console}
+        made = dict(zip(range(-1, -6, -1), _own_sockets(self._own), strict=True))
+        arguments = plan.qemu_arguments(range(3, 3 + len(opened)), commands.MachineSockets(*made))
         for fd, path_of in made.items():
             arguments = [word.replace(f"fd={fd},", f"path={path_of},") for word in arguments]
         properties: list[Property] = [
@@ -268,8 +269,7 @@ class Raw:
             arguments = commands.virtiofsd_arguments(str(plan.virtiofsd), share, paths.mount)
             aux += units.share_units(share, arguments, Scope.SYSTEM, paths, spec.name)
         first = units.FIRST_SHARE_FD
-        fds = (units.MONITOR_FD, units.STOP_MONITOR_FD, units.CONSOLE_FD)
-        arguments = plan.qemu_arguments(range(first, first + len(spec.shares)), fds)
+        arguments = plan.qemu_arguments(range(first, first + len(spec.shares)), units.SOCKETS)
         stop = units.stop_command(
             "/usr/bin/python3", Path("/dev/null"), self._own, spec.shutdown_timeout_usec
         )
@@ -279,6 +279,11 @@ class Raw:
         )
         made = [[_renamed(unit.name), variants(unit.properties)] for unit in (machine, *own, *aux)]
         return made[0], made[1:]
+
+
+def _own_sockets(own: MachinePaths) -> tuple[Path, ...]:
+    """Those of `commands.MachineSockets`, in its order."""
+    return (own.monitor, own.stop_monitor, own.console, own.console_tap, own.agent)
 
 
 def share_socket(path: str, *, stop_when_unneeded: bool = False) -> list[Property]:

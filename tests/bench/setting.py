@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd import commands, guest
-from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
+from vfsd.commands import Boot, MachineArchitecture, MachineSockets, QemuPlan, ShareDevice
 from vfsd.discovery import find_qemu, find_virtiofsd
 from vfsd.guest.command_line import escape
 from vfsd.model import MachineSpec, ShareSpec
@@ -73,24 +73,22 @@ class Plan:
         arguments = commands.virtiofsd_arguments(str(self.virtiofsd), share, shared_dir)
         return [f"--fd={fd}" if word.startswith("--fd=") else word for word in arguments]
 
-    def qemu_arguments(self, share_fds: Sequence[int], own_fds: tuple[int, int, int]) -> list[str]:
-        """As vfsd's own.
-
-        :param own_fds: listening sockets: monitor, stop monitor, console.
-        """
+    def qemu_arguments(self, share_fds: Sequence[int], sockets: MachineSockets) -> list[str]:
+        """As vfsd's own."""
         architecture = MachineArchitecture.of(self.architecture)
         spec = self.spec
         append = commands.kernel_arguments(spec, architecture.console, "", root_read_only=False)
-        shares = zip(spec.shares, share_fds, strict=True)
+        shares = zip(spec.shares, range(len(spec.shares)), share_fds, strict=True)
         plan = QemuPlan(
             binary=str(self.qemu),
             architecture=architecture,
             accelerator="tcg",
             boot=Boot(self.kernel, self.initrd, append),
-            shares=[ShareDevice(share.tag, fd, Path()) for share, fd in shares],
-            monitor_fd=own_fds[0],
-            stop_monitor_fd=own_fds[1],
-            console_fd=own_fds[2],
+            shares=[ShareDevice(share.tag, slot, fd, Path()) for share, slot, fd in shares],
+            slots=len(spec.shares) + spec.spare_ports,
+            sockets=sockets,
+            has_hub=True,
+            has_panic_device=True,
             display=Path(),
         )
         return commands.qemu_arguments(spec, plan)

@@ -255,25 +255,6 @@ async def test_options_are_set_while_stopped(vfsd: Vfsd, client: Client, folder:
     assert await client.get(path, MACHINE, "Memory") == 64 << 20
 
 
-async def test_later_versions_members_say_so(vfsd: Vfsd, client: Client, folder: Path) -> None:
-    share = await client.create_share("alone", folder)
-    path = await started(client, folder, shares=[folder])
-    for member in ("OpenConsole", "Refresh"):
-        await refused(client.call(path, MACHINE, member), "NotSupported", member)
-    await refused(client.call(path, MACHINE, "AttachShare", "sa{sv}", "alone", {}), "NotSupported", "running")
-    own = f"tiny.{folder.name}"
-    await refused(client.call(path, MACHINE, "DetachShare", "s", own), "NotSupported", "running")
-    assert len(await client.get(path, MACHINE, "Shares")) == 1
-    assert await client.get(share, SHARE, "State") == "listening"
-    await client.call(path, MACHINE, "Kill")
-    for policy in ("heal", "restart", "stop"):
-        value = Variant("s", policy)
-        await refused(set_property(client, path, "OnShareFailure", value), "NotSupported", policy)
-        options = {"OnShareFailure": ("s", policy)}
-        await refused(client.create_machine("other", **options), "NotSupported", policy)
-    assert len(await client.manager("ListMachines")) == 1
-
-
 # bad input
 
 

@@ -23,7 +23,7 @@ MAX_LINES = 400
 
 LAYERS = [
     {"names", "errors"},
-    {"options", "paths", "turns", "binaries", "kernel_image", "power_off", "lean"},
+    {"options", "paths", "turns", "devices", "binaries", "kernel_image", "power_off", "lean"},
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {"supervisor", "outcome", "journal", "qmp", "udev", "discovery", "kvm", "kernel", "guest", "host"},

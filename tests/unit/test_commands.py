@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vfsd.commands import (
     Boot,
     MachineArchitecture,
+    MachineSockets,
     QemuPlan,
     ShareDevice,
     UefiFirmware,
@@ -34,7 +35,7 @@ def virtiofsd(**options: tuple[str, Any]) -> list[str]:
 
 
 def qemu(
-    *, boot: Boot | None = None, shares: tuple[str, ...] = (), console: int | None = 6, **options: Any
+    *, boot: Boot | None = None, shares: tuple[str, ...] = (), hub: bool = True, **options: Any
 ) -> list[str]:
     spec = MachineSpec.from_options("dev", Scope.USER, options)
     plan = QemuPlan(
@@ -42,10 +43,11 @@ def qemu(
         architecture=MachineArchitecture.of("x86_64"),
         accelerator="tcg",
         boot=boot or Boot(),
-        shares=[ShareDevice(tag, 7 + n, Path("/run/s.sock")) for n, tag in enumerate(shares)],
-        monitor_fd=4,
-        stop_monitor_fd=5,
-        console_fd=console,
+        shares=[ShareDevice(tag, n, 7 + n, Path("/run/s.sock")) for n, tag in enumerate(shares)],
+        slots=len(shares) + 1,
+        sockets=MachineSockets(4, 5, 6, 21, 22),
+        has_hub=hub,
+        has_panic_device=True,
         display=Path("/run/a,b/display"),
     )
     return qemu_arguments(spec, plan)
@@ -135,7 +137,9 @@ def test_each_share_is_one_device_with_its_tag(tags: list[str]) -> None:
         unescape(value) for value in values(arguments, "-device") if value.startswith("vhost-user-fs-pci,")
     ]
     assert [device["tag"] for device in devices] == tags
-    assert all(set(device) == {"vhost-user-fs-pci", "id", "chardev", "tag"} for device in devices)
+    assert all(
+        set(device) == {"vhost-user-fs-pci", "id", "chardev", "tag", "bus", "addr"} for device in devices
+    )
     chardevs = {unescape(v)["id"]: unescape(v) for v in values(arguments, "-chardev")}
     assert [chardevs[device["chardev"]]["fd"] for device in devices] == [str(7 + n) for n in range(len(tags))]
 

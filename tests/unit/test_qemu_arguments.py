@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vfsd.commands import (
     Boot,
     MachineArchitecture,
+    MachineSockets,
     QemuPlan,
     ShareDevice,
     UefiFirmware,
@@ -30,9 +31,10 @@ PLAN = QemuPlan(
     accelerator="tcg",
     boot=Boot(kernel=Path("/run/vfsd/machine/m/kernel")),
     shares=(),
-    monitor_fd=4,
-    stop_monitor_fd=5,
-    console_fd=6,
+    slots=0,
+    sockets=MachineSockets(4, 5, 6, 7, 8),
+    has_hub=True,
+    has_panic_device=True,
     display=Path("/run/vfsd/machine/m/display"),
 )
 
@@ -79,7 +81,7 @@ def test_the_console_goes_to_the_journal_and_to_a_socket() -> None:
     assert chardevs["id=console"][0] == "hub"
     assert "signal=off" in chardevs["id=journal"]
     assert "fd=6" in chardevs["id=terminal"]
-    alone = built(dataclasses.replace(PLAN, console_fd=None))
+    alone = built(dataclasses.replace(PLAN, has_hub=False))
     assert [split(v)[0] for v in values(alone, "-chardev")].count("stdio") == 1
     assert not any(v.startswith("hub") for v in values(alone, "-chardev"))
 
@@ -90,17 +92,17 @@ def test_the_console_goes_to_the_journal_and_to_a_socket() -> None:
     )
 )
 def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
-    shares = [ShareDevice(tag=tag, fd=7 + n, path=Path("/x")) for n, tag in enumerate(tags)]
-    arguments = built(dataclasses.replace(PLAN, shares=shares))
+    shares = [ShareDevice(tag=tag, slot=n, fd=17 + n, path=Path("/x")) for n, tag in enumerate(tags)]
+    arguments = built(dataclasses.replace(PLAN, shares=shares, slots=len(shares)))
     devices = [d for d in values(arguments, "-device") if d.startswith("vhost-user-fs-pci,")]
-    assert [d.partition(",tag=")[2].replace(",,", ",") for d in devices] == tags
-    # a tag adds no option of its own
-    assert all(len(d.partition(",tag=")[0].split(",")) == 3 for d in devices)
-    assert [f"fd={7 + n}" for n in range(len(tags))] == [
+    # a tag adds no option of its own: driver, id, chardev, tag, bus, address
+    assert [split(d)[3] for d in devices] == [f"tag={tag}" for tag in tags]
+    assert [split(d)[4:] for d in devices] == [["bus=bridge0", f"addr={n + 1:#x}"] for n in range(len(tags))]
+    assert [f"fd={17 + n}" for n in range(len(tags))] == [
         part
         for value in values(arguments, "-chardev")
         for part in split(value)
-        if part in ("fd=7", "fd=8", "fd=9", "fd=10")
+        if part in ("fd=17", "fd=18", "fd=19", "fd=20")
     ]
 
 
@@ -111,7 +113,7 @@ def test_an_escaped_value_is_one_value(text: str) -> None:
 
 
 def test_a_share_by_its_path_where_systemd_can_not_open_it() -> None:
-    share = ShareDevice(tag="t", fd=None, path=Path("/run/a,b"))
+    share = ShareDevice(tag="t", slot=0, fd=None, path=Path("/run/a,b"))
     chardevs = values(built(dataclasses.replace(PLAN, shares=[share])), "-chardev")
     assert any(split(value)[-1] == "path=/run/a,b" for value in chardevs)
 

@@ -51,15 +51,23 @@ def _array(buffer: bytearray, entries: Iterable[bytes]) -> None:
 def property_entry(name: str, value: PropertyValue) -> bytes:
     """One entry of an `a{sv}`."""
     signature, content = value
-    return _property_entry(name, signature, tuple(content) if isinstance(content, list) else content)
+    return _property_entry(name, signature, _hashable(content))
 
 
 @functools.lru_cache(maxsize=4096)
 def _property_entry(name: str, signature: str, content: Any) -> bytes:
     """Kept, since most properties of most objects have their default."""
     plain = list(content) if isinstance(content, tuple) else content
+    if isinstance(content, frozenset):
+        plain = dict(sorted(content))
     # an array's length takes 4 bytes, and 4 more align its first entry
     return marshal("a{sv}", [{name: Variant(signature, plain)}])[8:]
+
+
+def _hashable(content: Any) -> Any:
+    if isinstance(content, dict):
+        return frozenset(content.items())
+    return tuple(content) if isinstance(content, list) else content
 
 
 _kept_fields: dict[tuple[str, str, str], bytes] = {}
