@@ -90,6 +90,15 @@ def test_all_of_a_machine_with_busctl(vfsd: Vfsd, folder: Path) -> None:
         "Autostart": False,
         "ExtraArguments": [],
         "ShutdownTimeoutUSec": 90_000_000,
+        "RootOverlay": False,
+        "Credentials": {},
+        "CredentialFiles": {},
+        "SSH": False,
+        "SparePorts": 8,
+        "NeedsRefresh": False,
+        "RefreshDowntimeUSec": 0,
+        "Suspended": False,
+        "SSHAddress": "",
     }
     assert vfsd.get(share, SHARE, "ReadOnly") is True
     assert vfsd.get(share, SHARE, "MountPoint") == "/data"
