@@ -7,15 +7,19 @@ exception in a handler went back to the caller with its traceback.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import itertools
 import logging
+import os
+import socket
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from dbus_next import BusType, Message, MessageFlag, MessageType
 from dbus_next.aio import MessageBus
+from dbus_next.auth import AuthExternal
 
 from vfsd.bus import wire
 from vfsd.bus.incoming import Incoming
@@ -51,12 +55,43 @@ class CallError(Exception):
         self.message = message
 
 
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors that nobody will get."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+class Authenticator(AuthExternal):
+    """Asks the bus to pass file descriptors on, and goes on without them if it does not (dbus-next would end)."""
+
+    def __init__(self) -> None:
+        untyped: Any = super()
+        untyped.__init__()
+        self.agreed = False
+        """Whether the bus passes descriptors on."""
+
+    def _receive_line(self, line: str) -> str:
+        self.agreed = line.startswith("AGREE_UNIX_FD")
+        if self.negotiating_fds and line.startswith("ERROR"):
+            return "BEGIN"
+        answer: str = super()._receive_line(line)
+        return answer
+
+
+class _Waiting(NamedTuple):
+    """What is still to be sent of a message."""
+
+    raw: memoryview
+    descriptors: Sequence[int]
+    """They go with its first byte, and are closed then."""
+
+
 class _PacedWriter:
     """Sends messages in order, many at a time, and waits where the socket takes no more."""
 
     def __init__(self, bus: Connection) -> None:
         self._bus = bus
-        self._waiting: deque[memoryview] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._armed = False
         self._scheduled = False
@@ -68,7 +103,7 @@ class _PacedWriter:
         """
         if message is not None:
             raw = memoryview(message._marshall())
-            self._waiting.append(raw)
+            self._waiting.append(_Waiting(raw, message.unix_fds))
             self._bytes += len(raw)
         if self._bus.unique_name and not (self._armed or self._scheduled):
             self._scheduled = True
@@ -79,7 +114,7 @@ class _PacedWriter:
         self._scheduled = False
         try:
             while self._waiting:
-                self._sent(self._bus.socket.sendmsg(list(itertools.islice(self._waiting, _BUFFERS))))
+                self._send_some()
         except BlockingIOError:
             self._arm()
         except OSError as error:
@@ -91,12 +126,32 @@ class _PacedWriter:
         elif self._bytes < LOW_WATER:
             self._bus.resume_reading()
 
+    def drop(self) -> None:
+        """Forget what waits: the connection is gone."""
+        for message in self._waiting:
+            close_all(message.descriptors)
+        self._waiting.clear()
+        self._bytes = 0
+
+    def _send_some(self) -> None:
+        """Send the next messages; one with descriptors alone, so that they arrive with its own bytes."""
+        raw, descriptors = self._waiting[0]
+        if descriptors:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+            count = self._bus.socket.sendmsg([raw], [rights])
+            self._waiting[0] = _Waiting(raw, ())
+            close_all(descriptors)
+        else:
+            plain = itertools.takewhile(lambda message: not message.descriptors, self._waiting)
+            count = self._bus.socket.sendmsg([message.raw for message in itertools.islice(plain, _BUFFERS)])
+        self._sent(count)
+
     def _sent(self, count: int) -> None:
         self._bytes -= count
         while count:
-            first = self._waiting[0]
+            first = self._waiting[0].raw
             if count < len(first):
-                self._waiting[0] = first[count:]
+                self._waiting[0] = _Waiting(first[count:], ())
                 return
             count -= len(first)
             self._waiting.popleft()
@@ -116,7 +171,12 @@ class Connection(MessageBus):
     """A connection; everything is called in the event loop's thread."""
 
     def __init__(self, scope: Scope) -> None:
-        super().__init__(bus_type=BusType.SYSTEM if scope is Scope.SYSTEM else BusType.SESSION)
+        self._authenticator = Authenticator()
+        super().__init__(
+            bus_type=BusType.SYSTEM if scope is Scope.SYSTEM else BusType.SESSION,
+            auth=self._authenticator,
+            negotiate_unix_fd=True,
+        )
         self.on_call: CallHandler | None = None
         """Receives each method call that is for no other handler; it must answer it."""
         self._signal_handlers: list[SignalHandler] = []
@@ -131,6 +191,11 @@ class Connection(MessageBus):
     def socket(self) -> Any:
         """The socket underneath."""
         return self._sock
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether a message may carry file descriptors."""
+        return self._authenticator.agreed
 
     def next_serial(self) -> int:
         """A serial of 32 bits that is not 0."""
@@ -183,7 +248,7 @@ class Connection(MessageBus):
         return result
 
     def send_now(self, message: Message) -> None:
-        """Send a message that expects no reply."""
+        """Send a message that expects no reply; its file descriptors are closed here once they were sent."""
         if not message.serial:
             message.serial = self.next_serial()
         self._writer.schedule_write(message)
@@ -206,6 +271,7 @@ class Connection(MessageBus):
 
     def _finalize(self, err: Exception | None = None) -> None:
         super()._finalize(err)
+        self._writer.drop()
         for future in self._replies.values():
             if not future.done():
                 future.set_exception(CallError("org.freedesktop.DBus.Error.Disconnected", "the bus is gone"))
@@ -223,6 +289,8 @@ class Connection(MessageBus):
             asyncio.get_running_loop().add_reader(self._fd, self._message_reader)
 
     def _message_reader(self) -> None:
+        # vfsd takes no file descriptors. recv() has no place for those that a client sends with a message, so the
+        # kernel closes them (unix(7), MSG_CTRUNC) and none of them ever is vfsd's.
         try:
             data = self._sock.recv(_CHUNK)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +17,11 @@ from dbus_next import Message, MessageFlag, MessageType
 
 from vfsd.bus import interface as interfaces
 from vfsd.bus import wire
-from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.connection import CallError, Connection, close_all
 from vfsd.bus.interface import Interface, Method
 from vfsd.errors import (
     InvalidArgs,
+    NotSupported,
     PropertyReadOnly,
     UnknownInterface,
     UnknownMethod,
@@ -55,7 +56,10 @@ class BusObject(Protocol):
         """All properties."""
 
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
-        """Carry out a method whose arguments have the right types."""
+        """Carry out a method whose arguments have the right types.
+
+        A file descriptor (`h`) among the results is the dispatcher's from then on.
+        """
 
     async def set(self, name: str, value: wire.PropertyValue) -> None:
         """Set a writable property to a value of the right type."""
@@ -214,6 +218,8 @@ class Dispatcher:
             raise InvalidArgs(
                 f'{message.member} takes arguments of type "{method.takes}", not "{message.signature}"'
             )
+        if "h" in method.gives and not self._connection.passes_descriptors:
+            raise NotSupported(f"{message.member} gives a file descriptor, and this bus passes none on")
         message.interface = interface.name
         return method
 
@@ -276,11 +282,13 @@ class Dispatcher:
         return wire.marshal_variant(node.value(name))
 
     async def _carry_out(self, message: Message, node: _Node, gives: str) -> None:
+        descriptors: list[int] = []
         try:
             if message.interface == _PROPERTIES:
                 body = await self._set(message)
             else:
                 body = await node.shown.call(message.member, message.body, message.sender)
+            body, descriptors = wire.take_descriptors(gives, body)
             raw = wire.marshal(gives, body)
         except VfsdError as error:
             self._reply_error(message, error)
@@ -297,9 +305,10 @@ class Dispatcher:
             text = f"{message.member} failed: {error.strerror or error}; vfsd's journal has the details"
             self._reply_error(message, VfsdError(text))
         except Exception:
+            close_all(descriptors)
             self._reply_bug(message)
         else:
-            self._reply(message, gives, raw)
+            self._reply(message, gives, raw, descriptors)
 
     async def _set(self, message: Message) -> list[Any]:
         interface, name, value = message.body
@@ -329,12 +338,13 @@ class Dispatcher:
 
     # replies
 
-    def _reply(self, message: Message, signature: str, body: bytes) -> None:
+    def _reply(self, message: Message, signature: str, body: bytes, descriptors: Sequence[int] = ()) -> None:
         self._send(
             message,
             body,
             message_type=MessageType.METHOD_RETURN,
             signature=signature,
+            unix_fds=list(descriptors),
         )
 
     def _reply_error(self, message: Message, error: VfsdError) -> None:
@@ -353,6 +363,8 @@ class Dispatcher:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             reply = wire.RawMessage(body, destination=message.sender, reply_serial=message.serial, **fields)
             self._connection.send_now(reply)
+        else:
+            close_all(fields.get("unix_fds", ()))
 
 
 class _Empty:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dbus_next import Message, Variant
 from dbus_next._private.marshaller import Marshaller
+from dbus_next.signature import SignatureTree
 
 PropertyValue = tuple[str, Any]
 """Signature and value."""
@@ -23,6 +24,21 @@ PropertyValue = tuple[str, Any]
 def marshal(signature: str, body: list[Any]) -> bytes:
     """A body as bytes. :raise Exception: the body does not match the signature."""
     return bytes(Marshaller(signature, body).marshall())
+
+
+def take_descriptors(signature: str, body: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """A body whose file descriptors (`h`, outside of containers) are replaced by their indexes, and these."""
+    tree: Any = SignatureTree
+    indexed: list[Any] = []
+    descriptors: list[int] = []
+    codes = (kind.token for kind in tree._get(signature).types)
+    for code, value in zip(codes, body, strict=False):
+        if code == "h":
+            indexed.append(len(descriptors))
+            descriptors.append(value)
+        else:
+            indexed.append(value)
+    return indexed, descriptors
 
 
 def _pad(buffer: bytearray, alignment: int) -> None:
@@ -167,6 +183,8 @@ class RawMessage(Message):
         if self.signature:
             raw = self.signature.encode()
             yield bytes((8, 1)) + b"g\0" + bytes((len(raw),)) + raw + b"\0"
+        if self.unix_fds:
+            yield bytes((9, 1)) + b"u\0" + struct.pack("<I", len(self.unix_fds))
 
     @staticmethod
     def _field_string(value: str) -> bytes:
