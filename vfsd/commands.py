@@ -25,6 +25,8 @@ AGENT = "agent"
 """QEMU's name of the character device, and of the port, of the guest's agent."""
 PANIC_DEVICE = "pvpanic-pci"
 """By which the guest's kernel tells that it panicked (QEMU's docs/specs/pvpanic; since 6.0)."""
+TAP = "tap"
+"""The end of the console that is vfsd's."""
 HISTORY = "history"
 """QEMU's name of the character device that keeps what the console said last."""
 HISTORY_SIZE = 64 << 10
@@ -204,12 +206,12 @@ def _console(sockets: MachineSockets, *, has_hub: bool) -> list[str]:
     """The serial port: in the journal, at two sockets (anybody's, and vfsd's own), and kept by QEMU for later."""
     if not has_hub:
         return ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
-    ends = ("journal", "terminal", "tap", HISTORY)
+    ends = ("journal", "terminal", TAP, HISTORY)
     hub = ",".join(f"chardevs.{number}={name}" for number, name in enumerate(ends))
     return [
         *("-chardev", "stdio,id=journal,signal=off"),
         *("-chardev", f"socket,id=terminal,fd={sockets.console},server=on,wait=off"),
-        *("-chardev", f"socket,id=tap,fd={sockets.console_tap},server=on,wait=off"),
+        *("-chardev", f"socket,id={TAP},fd={sockets.console_tap},server=on,wait=off"),
         *("-chardev", f"ringbuf,id={HISTORY},size={HISTORY_SIZE}"),
         *("-chardev", f"hub,id=console,{hub}"),
         *("-serial", "chardev:console"),

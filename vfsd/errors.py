@@ -68,7 +68,7 @@ class PropertyReadOnly(VfsdError):
 
 
 class LimitsExceeded(VfsdError):
-    """The caller has too many calls pending."""
+    """There are too many already: calls of one caller, readers of one console."""
 
     dbus_name = _STANDARD + "LimitsExceeded"
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vfsd.console import Console
 from vfsd.context import Context
 from vfsd.errors import (
     InvalidArgs,
@@ -31,6 +32,7 @@ class Machine(Lifecycle):
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
         super().__init__(context, spec, owner)
         self.own_shares = [Share(context, share, owner, self) for share in spec.shares]
+        self.console = Console(context, spec.name, self._qemu.execute)
         self.configured = False
         """Whether a file in a configuration folder defines it."""
 
@@ -55,6 +57,25 @@ class Machine(Lifecycle):
         async with self._turns.take():
             self._require_live("reset")
             await self._execute("system_reset")
+
+    async def open_console(self) -> int:
+        """A descriptor of the guest's console, which is the caller's. Waits for a start, for nothing else.
+
+        :raise WrongState, NotSupported, LimitsExceeded, MonitorFailed.
+        """
+        if self.state is MachineState.STARTING:
+            async with self._turns.take():
+                pass
+        if self.state.idle:
+            raise WrongState(
+                f'machine "{self.name}" is {self.state}; only one that runs has a console, so start it first'
+            )
+        if not self.console_path:
+            raise NotSupported(
+                f'the QEMU of machine "{self.name}" is older than 10.0 and shares its console with nobody; '
+                "read it in the journal"
+            )
+        return await self.console.open()
 
     async def remove(self) -> None:
         """Forget the definition; the registry forgets the object. :raise WrongState."""
@@ -160,6 +181,10 @@ class Machine(Lifecycle):
         self._context.changed(self)
 
     def _state_changed(self, old: MachineState, new: MachineState, reason: str) -> None:
+        if new is MachineState.STARTING:
+            self.console.forget()
+        elif new.idle:
+            self.console.ended()
         self._context.state_changed(self, old, new, reason)
 
     async def _execute(self, command: str) -> None:

@@ -134,6 +134,11 @@ class MachinePaths:
         return self.folder / "console-tap"
 
     @property
+    def console_history(self) -> Path:
+        """What the guest wrote on its console, as far as QEMU no longer has it."""
+        return self.folder / "console-history"
+
+    @property
     def agent(self) -> Path:
         """The guest's agent."""
         return self.folder / "agent"

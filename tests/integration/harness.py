@@ -195,12 +195,14 @@ class Client:
         bus.add_message_handler(self._on_message)
 
     @classmethod
-    async def connect(cls, vfsd: Vfsd, *, listen: bool = True) -> Client:
+    async def connect(cls, vfsd: Vfsd, *, listen: bool = True, descriptors: bool = False) -> Client:
+        """:param descriptors: whether results may be file descriptors."""
         kind = BusType.SYSTEM if vfsd.scope == "system" else BusType.SESSION
         # a user's bus lets in nobody else, root neither; the bus sees who connects, once
         os.setresuid(vfsd.owner_uid, vfsd.owner_uid, 0)
         try:
-            client = cls(await MessageBus(bus_address=vfsd.bus_address(), bus_type=kind).connect())
+            bus = MessageBus(bus_address=vfsd.bus_address(), bus_type=kind, negotiate_unix_fd=descriptors)
+            client = cls(await bus.connect())
         finally:
             os.setresuid(0, 0, 0)
         if not listen:
@@ -243,6 +245,16 @@ class Client:
         """Call vfsd; returns the single result, or None. :raise BusError."""
         results = await self.raw("org.vfsd1", path, interface, member, signature, list(body))
         return results[0] if results else None
+
+    async def descriptor(self, path: str, interface: str, member: str) -> int:
+        """Call vfsd; returns the file descriptor that it gives. :raise BusError."""
+        message = Message(destination="org.vfsd1", path=path, interface=interface, member=member)
+        reply = await self.bus.call(message)
+        assert reply is not None
+        if reply.message_type is MessageType.ERROR:
+            raise BusError(reply.error_name, str(reply.body[0]))
+        assert (reply.signature, len(reply.unix_fds)) == ("h", 1)
+        return int(reply.unix_fds[reply.body[0]])
 
     async def manager(self, member: str, signature: str = "", *body: Any) -> Any:
         return await self.call(ROOT, MANAGER, member, signature, *body)

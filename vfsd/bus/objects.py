@@ -107,7 +107,7 @@ class MachineObject:
             "Remove": lambda: registry.remove_machine(machine),
             "AttachShare": lambda share, options: registry.attach_share(machine, share, typed(options)),
             "DetachShare": lambda share: registry.detach_share(machine, share),
-            "OpenConsole": self._later("OpenConsole", "connect to ConsolePath"),
+            "OpenConsole": self._open_console,
             "Refresh": self._later("Refresh", "shut the machine down and start it again"),
             "Execute": self._later("Execute", "use the console"),
             "QueryGuest": self._later("QueryGuest", "use the console"),
@@ -149,6 +149,9 @@ class MachineObject:
 
     async def set(self, name: str, value: PropertyValue) -> None:
         await self._machine.set_option(name, *value)
+
+    async def _open_console(self) -> list[Any]:
+        return [await self._machine.open_console()]
 
     @staticmethod
     def _later(member: str, remedy: str) -> Handler:
