@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from vfsd import commands
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed
 from vfsd.model import MachineState
@@ -23,6 +24,7 @@ _RUN_STATES = {
     "shutdown": MachineState.STOPPING,
 }
 _BROKEN = "internal-error"
+_OF_DEVICES = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
 _ENDS = {
     "guest-shutdown": "the guest powered off",
     "guest-panic": "the guest panicked",
@@ -54,6 +56,15 @@ class Followed(Protocol):
     def qemu_reports(self, event: str) -> None:
         """Something happened that is worth an entry in the journal."""
 
+    def qemu_opened_agent(self, *, is_open: bool) -> None:
+        """The guest's agent opened its port, or closed it."""
+
+    def guest_rebooted(self) -> None:
+        """The guest begins to boot again, because it wanted to."""
+
+    def qemu_unplugged(self, device: str) -> None:
+        """The guest gave a device back without being waited for."""
+
 
 class Follower:
     """The connection to one machine's QEMU."""
@@ -64,6 +75,7 @@ class Follower:
         self._machine = machine
         self._monitor: Monitor | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._expected: list[tuple[tuple[str, ...], str, asyncio.Future[str]]] = []
         self._run_changes = 0
         """How often QEMU stopped or resumed the processors."""
 
@@ -93,6 +105,13 @@ class Follower:
     async def execute(self, command: str, **arguments: object) -> Any:
         """Run a command and return its answer. :raise MonitorFailed: QEMU does not answer, or refuses."""
         return await self.monitor.execute(command, **arguments)
+
+    def expect(self, events: tuple[str, ...], device: str) -> asyncio.Future[str]:
+        """The name of the next of these events that is about a device; to be cancelled when it is not wanted."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._expected = [entry for entry in self._expected if not entry[2].done()]
+        self._expected.append((events, device, future))
+        return future
 
     def leave(self) -> None:
         """Follow no longer."""
@@ -135,8 +154,22 @@ class Follower:
             self._machine.qemu_changed(MachineState.RUNNING)
         elif event == "SHUTDOWN":
             self._machine.qemu_ends(_ENDS.get(str(data.get("reason")), ""))
+        elif event == "VSERPORT_CHANGE" and data.get("id") == commands.AGENT:
+            self._machine.qemu_opened_agent(is_open=data.get("open") is True)
+        elif event in _OF_DEVICES and "device" in data:
+            self._device_event(event, str(data["device"]))
+        if event == "RESET" and data.get("reason") == "guest-reset":
+            self._machine.guest_rebooted()
         if event in ("RESET", "SHUTDOWN", "GUEST_PANICKED"):
             self._machine.qemu_reports(event)
+
+    def _device_event(self, event: str, device: str) -> None:
+        for events, wanted, future in self._expected:
+            if event in events and wanted == device and not future.done():
+                future.set_result(event)
+                return
+        if event == "DEVICE_DELETED":
+            self._machine.qemu_unplugged(device)
 
     async def _why_stopped(self, change: int) -> None:
         """QEMU stopped the processors: on request, or because the guest can't go on.

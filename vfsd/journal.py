@@ -39,6 +39,7 @@ class MessageId(StrEnum):
     INTERNAL_ERROR = "d6d078db8bd84ae6ab169cacf744812d"
     ADOPTED = "4973789bdda64e4fbc6167c90bf95baa"
     GUEST_EVENT = "47c5df5b6e884b478d3aaf95e43b1f00"
+    HEALING = "8a1b1f0c6c5d4b0d9a5fe3f6a7c1e245"
     KVM_CHANGED = "3f80b2ca55f84803b34c60175e39c1f8"
 
 

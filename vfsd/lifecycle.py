@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import signal
 import time
-from abc import ABC, abstractmethod
-from typing import Any
+from abc import abstractmethod
 
-from vfsd import blame, names, outcome
+from vfsd import blame, hotplug, outcome
 from vfsd.boot import Launch, prepare
+from vfsd.condition import Condition
 from vfsd.context import Context, now_usec
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
 from vfsd.follower import Follower
+from vfsd.inside import Inside
 from vfsd.journal import INFO, MessageId, exit_of
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
-from vfsd.share import Share
-from vfsd.store import Kind
+from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
-from vfsd.turns import Turns, finish
+from vfsd.turns import finish
 
 START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
+ASK_TIMEOUT = 1.0
+"""Seconds in which a guest's agent must take the request to power off."""
 KILL_TIMEOUT = 10.0
 """Seconds until a QEMU that was killed must be gone."""
 ADOPT_TIMEOUT = 1.0
@@ -41,89 +42,13 @@ _EXIT_CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """CLD_EXITED and so on, by systemd's names."""
 
 
-class Lifecycle(ABC):
-    """What a machine is at this moment, and how it comes up and goes down; its definition is Machine's business."""
+class Lifecycle(Condition):
+    """How a machine comes up and goes down; its definition is Machine's business."""
 
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
-        self._context = context
-        self.spec = spec
-        self.owner = owner
-        self.memory = context.store.recall(Kind.MACHINE, spec.name)
-        self.own_shares: list[Share] = []
-        self.attached: list[Share] = []
-        self.state = MachineState.STOPPED
-        self.reason = ""
-        self.main_pid = 0
-        self.accelerator = ""
-        self.console_path = ""
-        self.guest_ready = False
-        self.guest_system = ""
-        self.needs_refresh = self.suspended = False
-        self.refresh_downtime_usec = 0
-        self.ssh_address = ""
-        self.layout = Layout()
-        """Where the shares' devices stand while QEMU runs."""
-        self.state_changed_usec = self.memory.since_usec or now_usec()
-        self._turns = Turns(f'machine "{spec.name}"')
-        self._qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
-        self._force: asyncio.Task[None] | None = None
-        self._starting = False
-        self._invocation = ""
-        self._last_status = UnitStatus()
-        self._end = ""
-        """Why the machine will have ended, when it is known before it has."""
-        self._failure = ""
-        """The same, where that end is a failure."""
-
-    # what the outside sees
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def unit(self) -> str:
-        return names.machine_unit(self.name)
-
-    @property
-    def slice(self) -> str:
-        return names.machine_slice(self.name)
-
-    @property
-    def shares(self) -> list[Share]:
-        """Those made with it first."""
-        return [*self.own_shares, *self.attached]
-
-    @property
-    def degraded(self) -> bool:
-        """Whether a share that the running guest uses does not serve."""
-        return self.live and any(share.lost for share in self.shares)
-
-    @property
-    def display_path(self) -> str:
-        wanted = self.spec.display != "none" and not self.state.idle
-        return str(self._context.paths.machine(self.name).display) if wanted else ""
-
-    @property
-    def live(self) -> bool:
-        """Whether QEMU runs and is not about to end."""
-        return self.state in (MachineState.RUNNING, MachineState.PAUSED)
-
-    @property
-    def _units(self) -> list[str]:
-        # those of an attached share come back by themselves when the machine is gone
-        shares = (unit for share in self.own_shares for unit in (share.socket_unit, share.service_unit))
-        return [self.unit, names.machine_socket_unit(self.name), *shares, self.slice]
-
-    # whom it tells
-
-    @abstractmethod
-    def _changed(self) -> None:
-        """Properties may have changed."""
-
-    @abstractmethod
-    def _state_changed(self, old: MachineState, new: MachineState, reason: str) -> None:
-        """The state changed."""
+        super().__init__(context, spec, owner)
+        self.qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
+        self.inside = Inside(context, self)
 
     # operations
 
@@ -157,6 +82,7 @@ class Lifecycle(ABC):
             deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 + timeout
             paths = self._context.paths.machine(self.name)
             paths.deadline.write_text(str(deadline))
+            await self._ask_guest()
             self._set_state(MachineState.STOPPING, "asked the guest to power off")
             try:
                 await self._context.supervisor.begin_stop(self.unit)
@@ -165,6 +91,16 @@ class Lifecycle(ABC):
                     raise UnitFailed(f'machine "{self.name}" could not be stopped: {error}') from None
             self._force = self._context.spawn(self._kill_at(deadline))
 
+    async def shut_down_because(self, why: str, *, again: bool) -> None:
+        """Shut down for a reason that will be the machine's. :raise WrongState.
+
+        :param again: it is to be started again; if vfsd does not live to do so, the next one does.
+        """
+        self._require_live("shut down")
+        self._end = why
+        self._remember(end=why, restart=again)
+        await self.shutdown(0)
+
     async def kill(self) -> None:
         """End QEMU at once and return when it is gone. :raise WrongState, UnitFailed."""
         if self.state.idle and not self._context.supervisor.status(self.unit).runs:
@@ -172,12 +108,12 @@ class Lifecycle(ABC):
         self._end = _KILLED
         async with self._turns.overtake():
             if not self.state.idle or self._context.supervisor.status(self.unit).runs:
-                self._remember(end=_KILLED)
+                self._remember(end=_KILLED, restart=False)
                 await self._kill()
 
     # what its shares tell
 
-    def share_changed(self, share: Share) -> None:
+    def share_changed(self, share: Serving) -> None:
         """A share of the machine began or ceased to fail."""
         if self.live:
             self.reason = share.complaint if share.lost else ""
@@ -229,7 +165,7 @@ class Lifecycle(ABC):
             if deadline:
                 self._force = self._context.spawn(self._kill_at(deadline))
         else:
-            await self._qemu.find(ADOPT_TIMEOUT)  # only QEMU knows whether it is paused
+            await self.qemu.find(ADOPT_TIMEOUT)  # only QEMU knows whether it is paused
 
     async def _adopt_end(self) -> None:
         """Tell how QEMU ended while vfsd was away."""
@@ -254,9 +190,13 @@ class Lifecycle(ABC):
             self._failure = _KVM_REMEDY
         else:
             self._set_state(state, self.reason)
+        if not self._starting:
+            self._context.spawn(self._find_agent())
 
     def qemu_changed(self, state: MachineState) -> None:
         """The guest's processors were stopped or resumed."""
+        if self.frozen:
+            return
         self._set_live_state(state)
 
     async def qemu_broke(self) -> None:
@@ -267,6 +207,20 @@ class Lifecycle(ABC):
     def qemu_ends(self, why: str) -> None:
         """QEMU is about to end; "" if it does not say why."""
         self._end = self._end or why
+
+    def qemu_opened_agent(self, *, is_open: bool) -> None:
+        """The guest's agent opened its port, or closed it."""
+        self.inside.port_changed(is_open=is_open)
+
+    @abstractmethod
+    def guest_rebooted(self) -> None:
+        """The guest begins to boot again, because it wanted to."""
+
+    def qemu_unplugged(self, device: str) -> None:
+        """The guest gave a device back without being waited for."""
+        plugged = self.layout.at(device)
+        if plugged is not None:
+            self._context.spawn(hotplug.forget(self, plugged))
 
     def qemu_reports(self, event: str) -> None:
         """Something happened that is worth an entry in the journal."""
@@ -287,15 +241,16 @@ class Lifecycle(ABC):
             accelerator=launch.accelerator,
             console=launch.console,
             layout=launch.layout.write(),
+            restart=False,
             invocation=self._invocation,
             failure="",
             end="",
         )
         self._changed()  # who wants to see the guest's first words can connect to the console now
-        await self._qemu.connect()
+        await self.qemu.connect()
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
-        self._qemu.follow()
+        self.qemu.follow()
 
     async def _start_unit(self, launch: Launch) -> None:
         try:
@@ -327,6 +282,15 @@ class Lifecycle(ABC):
         return await blame.failed_start(
             self._context, self.spec, self.shares, self._invocation, problem, error
         )
+
+    async def _find_agent(self) -> None:
+        with contextlib.suppress(MonitorFailed):
+            await self.inside.find()
+
+    async def _ask_guest(self) -> None:
+        """Ask the agent, if there is one, for what the power button asks for; that is pressed in any case."""
+        with contextlib.suppress(VfsdError):
+            await self.inside.shut_down(ASK_TIMEOUT)
 
     async def _kill_at(self, deadline_usec: int) -> None:
         left = deadline_usec - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
@@ -360,7 +324,8 @@ class Lifecycle(ABC):
         if self._force is not None and self._force is not asyncio.current_task():
             self._force.cancel()
         self._force = None
-        self._qemu.leave()
+        self.qemu.leave()
+        self.inside.forget()
         self._context.paths.machine(self.name).deadline.unlink(missing_ok=True)
         self.main_pid = 0
         self.accelerator = self.console_path = ""
@@ -371,30 +336,3 @@ class Lifecycle(ABC):
         self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
         for share in self.shares:
             share.machine_ended()
-
-    def _set_live_state(self, state: MachineState) -> None:
-        if self.live:
-            self._set_state(state, self.reason)
-
-    def _set_state(self, state: MachineState, reason: str) -> None:
-        old, self.reason = self.state, reason
-        if old is state:
-            self._changed()
-            return
-        self.state = state
-        self.state_changed_usec = now_usec()
-        self._remember(state=state.value, since_usec=self.state_changed_usec)
-        self._state_changed(old, state, reason)
-
-    def _console_path(self) -> str:
-        return str(self._context.paths.machine(self.name).console)
-
-    def _remember(self, **changes: Any) -> None:
-        memory = dataclasses.replace(self.memory, **changes)
-        if memory != self.memory:
-            self.memory = memory
-            self._context.store.remember(Kind.MACHINE, self.name, memory)
-
-    def _require_live(self, what: str) -> None:
-        if not self.live:
-            raise WrongState(f'machine "{self.name}" is {self.state}; only one that runs can be {what}')

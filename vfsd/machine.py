@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vfsd import hotplug
 from vfsd.console import Console
 from vfsd.context import Context
 from vfsd.errors import (
@@ -16,14 +17,24 @@ from vfsd.errors import (
     MonitorFailed,
     NoSuchMachine,
     NoSuchShare,
-    NotSupported,
     ShareBusy,
     WrongState,
 )
+from vfsd.healing import Healer
 from vfsd.lifecycle import Lifecycle
-from vfsd.model import MachineSpec, MachineState, ShareSpec
+from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
+from vfsd.options import check_text, require
+from vfsd.serving import Serving
 from vfsd.share import Share
 from vfsd.store import Definition, Kind
+
+_MOUNT_OPTIONS = ("MountPoint", "MountOptions")
+"""What can be said of a share when it is attached."""
+
+
+_EXECUTE_OPTIONS = {"Input": "ay", "Environment": "as", "TimeoutUSec": "t"}
+EXECUTE_TIMEOUT_USEC = 20 * USEC_PER_SEC
+"""How long a program may run in the guest, unless it is told otherwise: less than a D-Bus client waits."""
 
 
 class Machine(Lifecycle):
@@ -32,7 +43,8 @@ class Machine(Lifecycle):
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
         super().__init__(context, spec, owner)
         self.own_shares = [Share(context, share, owner, self) for share in spec.shares]
-        self.console = Console(context, spec.name, self._qemu.execute)
+        self.console = Console(context, spec.name, self.qemu.execute)
+        self._healer = Healer(context, self)
         self.configured = False
         """Whether a file in a configuration folder defines it."""
 
@@ -109,24 +121,23 @@ class Machine(Lifecycle):
         """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""
         async with self._turns.take():
             if not self.state.idle:
-                raise NotSupported(
-                    f'machine "{self.name}" is {self.state}; shares can be attached while it is stopped'
-                )
+                self._require(MachineState.RUNNING, "given a share")
             if share.machine is not None:
                 raise ShareBusy(
                     f'share "{share.name}" is attached to machine "{share.machine.name}"; detach it there'
                 )
-            unknown = set(options) - {"MountPoint"}
-            if unknown:
-                raise InvalidArgs(
-                    f'"{min(unknown)}" is no option here; only MountPoint is, set others on the share'
-                )
-            self.check_tag(share.spec.tag)
-            if "MountPoint" in options:
-                spec = share.spec.with_option("MountPoint", *options["MountPoint"])
-                share.spec = spec
-                share.save()
-            self._change(dataclasses.replace(self.spec, attached=(*self.spec.attached, share.name)))
+            before, spec = share.spec, _with_mount(share.spec, options)
+            self.check_tag(spec.tag)
+            share.spec = spec
+            try:
+                if self.live:
+                    await hotplug.attach(self._context, self, share)
+                if spec != before:
+                    share.save()
+                self._change(dataclasses.replace(self.spec, attached=(*self.spec.attached, share.name)))
+            except BaseException:
+                share.spec = before
+                raise
             self.attached.append(share)
             share.attach(self)
             self._changed()
@@ -137,28 +148,56 @@ class Machine(Lifecycle):
             share = next((share for share in self.shares if name in (share.name, share.spec.tag)), None)
             if share is None:
                 raise NoSuchShare(f'machine "{self.name}" has no share "{name}"; its Shares are listed there')
-            if not self.state.idle:
-                raise NotSupported(
-                    f'machine "{self.name}" is {self.state}; shares can be detached while it is stopped'
-                )
             if self.spec.root_share in (share.name, share.spec.tag):
                 raise InvalidArgs(
                     f'machine "{self.name}" boots from share "{share.name}"; set another RootShare first'
                 )
-            if share in self.own_shares:
-                kept = tuple(spec for spec in self.spec.shares if spec.name != share.name)
-                self._change(dataclasses.replace(self.spec, shares=kept))
-                self.own_shares.remove(share)
-                share.unlink()
-            else:
-                kept_names = tuple(other for other in self.spec.attached if other != share.name)
-                self._change(dataclasses.replace(self.spec, attached=kept_names))
-                self.attached.remove(share)
-                share.attach(None)
-            self._changed()
+            if not self.state.idle:
+                self._require(MachineState.RUNNING, "relieved of a share")
+                await hotplug.detach(self, share)
+            self._part(share)
             return share
 
+    async def execute(self, arguments: list[str], options: Mapping[str, tuple[str, Any]]) -> list[Any]:
+        """Run a program in the guest: exit code, output, errors. :raise VfsdError: see the interface."""
+        self._require_live("told to run something")
+        require(arguments, "there is nothing to run; name a program")
+        for name, (signature, _) in options.items():
+            wanted = _EXECUTE_OPTIONS.get(name)
+            require(wanted == signature, f'"{name}" of type "{signature}" is no option of Execute')
+        given = {name: value for name, (_, value) in options.items()}
+        check_text("an argument", *arguments, *given.get("Environment", []))
+        done = await self.inside.execute(
+            arguments,
+            bytes(given.get("Input", b"")),
+            given.get("Environment", []),
+            given.get("TimeoutUSec", EXECUTE_TIMEOUT_USEC) / USEC_PER_SEC,
+        )
+        return [done.status, done.output, done.errors]
+
+    async def query_guest(self) -> None:
+        """Ask the guest's agent anew. :raise VfsdError: see the interface."""
+        self._require_live("asked for its guest")
+        await self.inside.query()
+
     # for its shares
+
+    def share_changed(self, share: Serving) -> None:
+        """A share began or ceased to fail; what OnShareFailure says is done."""
+        super().share_changed(share)
+        if self.live and share.lost and not share.recovering and isinstance(share, Share):
+            self._healer.react(share)
+
+    async def adopt(self) -> None:
+        """Take over the state in which systemd and QEMU have the machine, and care for what fails in it."""
+        await super().adopt()
+        for share in self.shares:
+            if self.live and share.lost:
+                self._healer.react(share)
+
+    def guest_rebooted(self) -> None:
+        """The guest begins to boot again."""
+        self._context.spawn(self._healer.guest_rebooted())
 
     def check_tag(self, tag: str, besides: str = "") -> None:
         """:raise InvalidArgs: another share of the machine has the tag."""
@@ -177,6 +216,21 @@ class Machine(Lifecycle):
 
     # inner workings
 
+    def _part(self, share: Share) -> None:
+        """Have a share no more."""
+        if share in self.own_shares:
+            kept = tuple(spec for spec in self.spec.shares if spec.name != share.name)
+            self._change(dataclasses.replace(self.spec, shares=kept))
+            self.own_shares.remove(share)
+            share.unlink()
+        else:
+            names = tuple(other for other in self.spec.attached if other != share.name)
+            self._change(dataclasses.replace(self.spec, attached=names))
+            self.attached.remove(share)
+            share.attach(None)
+            self._context.spawn(share.listen_again())
+        self._changed()
+
     def _changed(self) -> None:
         self._context.changed(self)
 
@@ -189,7 +243,7 @@ class Machine(Lifecycle):
 
     async def _execute(self, command: str) -> None:
         try:
-            await self._qemu.execute(command)
+            await self.qemu.execute(command)
         except MonitorFailed as error:
             log = self._context.scope.hint("journalctl", f"-u {self.unit}")
             raise MonitorFailed(f'machine "{self.name}": {error}; see {log}') from None
@@ -208,6 +262,17 @@ class Machine(Lifecycle):
     def _require_idle(self, what: str) -> None:
         if not self.state.idle:
             raise WrongState(f'machine "{self.name}" is {self.state}; shut it down to {what}')
+
+
+def _with_mount(spec: ShareSpec, options: Mapping[str, tuple[str, Any]]) -> ShareSpec:
+    """A share's definition, with what was said of its mount when it was attached. :raise InvalidArgs."""
+    for name, value in options.items():
+        if name not in _MOUNT_OPTIONS:
+            raise InvalidArgs(
+                f'"{name}" is no option here; only {" and ".join(_MOUNT_OPTIONS)} are, set others on the share'
+            )
+        spec = spec.with_option(name, *value)
+    return spec
 
 
 def _remove_folder(folder: Path) -> None:

@@ -336,13 +336,13 @@ class Forward:
         return forward
 
 
-def fit_tag(text: str) -> str:
-    """A tag from any text: what is longer than a tag may be is cut and ends in a hash of the whole."""
+def fit_tag(text: str, size: int = names.TAG_MAX) -> str:
+    """A tag of at most so many bytes from any text: what is longer is cut and ends in a hash of the whole."""
     raw = text.encode()
-    if len(raw) <= names.TAG_MAX:
+    if len(raw) <= size:
         return text
     suffix = "-" + hashlib.sha256(raw).hexdigest()[:8]
-    return raw[: names.TAG_MAX - len(suffix)].decode(errors="ignore") + suffix
+    return raw[: size - len(suffix)].decode(errors="ignore") + suffix
 
 
 def own_shares(

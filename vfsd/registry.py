@@ -160,6 +160,9 @@ class Registry:
     async def begin(self) -> None:
         """Start what ought to run and does not: shares that stand alone and, after a boot, machines with Autostart."""
         await self._listen_alone()
+        for machine in self.machines.values():
+            if machine.memory.restart and machine.state.idle:
+                self._context.spawn(self._autostart(machine))
         begun = self._context.paths.begun
         if not begun.exists():
             wanted = [

@@ -1,14 +1,11 @@
-"""One share: its state as systemd's units tell it, and the operations on it."""
+"""One share: its definition, and the operations on it; its state is Serving's."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vfsd import names, outcome, virtiofsd
-from vfsd.context import Context, now_usec
+from vfsd import virtiofsd
 from vfsd.errors import (
     NoSuchShare,
     ShareBusy,
@@ -18,85 +15,18 @@ from vfsd.errors import (
     WrongState,
 )
 from vfsd.journal import last_words
-from vfsd.model import MachineState, ShareSpec, ShareState
-from vfsd.store import Definition, Kind, Memory
-from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus
-from vfsd.turns import Turns
+from vfsd.model import ShareSpec, ShareState
+from vfsd.serving import Serving
+from vfsd.store import Definition, Kind
+from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError
 from vfsd.units import Unit
 
 if TYPE_CHECKING:
     from vfsd.machine import Machine
 
-DISCONNECT_GRACE = 0.25
-"""Seconds. A virtiofsd that ends normally while its machine still seems to run: QEMU closes its connections a little
-before systemd sees it end, so the verdict waits this long."""
 
-_SETTLES = (ShareState.ACTIVE, ShareState.STOPPING, ShareState.STOPPED)
-"""States whose beginning ends what there was to complain of before."""
-
-
-class Share:
+class Share(Serving):
     """A share, of a machine or on its own."""
-
-    def __init__(self, context: Context, spec: ShareSpec, owner: int, machine: Machine | None = None) -> None:
-        self._context = context
-        self.spec = spec
-        self.owner = owner
-        self.owned = machine is not None
-        """Whether it was made with its machine, and goes with it."""
-        self.machine = machine
-        self.memory = Memory() if self.owned else context.store.recall(Kind.SHARE, spec.name)
-        self.state = ShareState.STOPPED
-        self.reason = ""
-        self.main_pid = 0
-        self.invocation = ""
-        """Of the virtiofsd that ran last, as the journal has it."""
-        self.restarts = self.memory.restarts
-        self.mounted_at = self.guest_options = ""
-        """Where and how the guest has it mounted, as its agent told."""
-        self.state_changed_usec = self.memory.since_usec or now_usec()
-        self.configured = False
-        """Whether a file in a configuration folder defines it."""
-        self._turns = Turns(f'share "{spec.name}"')
-        self._lost = ""
-        """Why virtiofsd ended under a machine that still runs."""
-        self._trouble = ShareState.STOPPED
-        self._begun = False
-        self._spent = False
-        """Whether a machine's connection was served here: the socket that listens on is about to go with it."""
-
-    # what the outside sees
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def socket_path(self) -> Path:
-        return self._context.paths.share_socket(self.name)
-
-    @property
-    def socket_unit(self) -> str:
-        return names.share_socket_unit(self.name)
-
-    @property
-    def service_unit(self) -> str:
-        return names.share_service_unit(self.name)
-
-    @property
-    def lost(self) -> bool:
-        """Whether the running guest's connection is gone."""
-        return bool(self._lost)
-
-    @property
-    def complaint(self) -> str:
-        """What its machine says of it while it does not serve."""
-        return f'share "{self.name}" does not serve: {self.last_failure}'
-
-    @property
-    def last_failure(self) -> str:
-        """Why virtiofsd failed last under the machine; "" if it did not."""
-        return self._lost
 
     # operations
 
@@ -186,11 +116,6 @@ class Share:
     # for the machine that uses it
 
     @property
-    def in_use(self) -> bool:
-        """Whether a machine uses it that is not idle."""
-        return self.machine is not None and not self.machine.state.idle
-
-    @property
     def _occupied(self) -> bool:
         """Whether its definition must stay as it is: units run by it, or are about to."""
         return self.in_use or self.state.serves or self.state is ShareState.STOPPING
@@ -215,6 +140,30 @@ class Share:
                 raise ShareBusy(f'share "{self.name}" has another client; end that one first')
             await self.release()
 
+    async def listen_for(self, machine: str, unit: str) -> None:
+        """Listen as a part of a machine that runs. :raise VfsdError: it does not listen at all then.
+
+        :param unit: the machine's unit.
+        """
+        async with self._turns.take():
+            if self.state is ShareState.ACTIVE:
+                raise ShareBusy(f'share "{self.name}" has another client; end that one first')
+            await self.release()
+            await self._listen_for(machine, unit)
+
+    async def listen_anew(self, machine: str, unit: str) -> None:
+        """Take a second connection of the machine, once the virtiofsd of the first is gone. :raise VfsdError."""
+        supervisor = self._context.supervisor
+        if not await supervisor.wait_gone([self.service_unit], CLEANUP_TIMEOUT):
+            raise UnitFailed("its virtiofsd did not end")
+        if supervisor.status(self.socket_unit).active != "active":
+            await supervisor.wait_gone([self.socket_unit], CLEANUP_TIMEOUT)
+            await self._listen_for(machine, unit)
+
+    async def _listen_for(self, machine: str, unit: str) -> None:
+        socket, service = await virtiofsd.units(self._context, self.spec, machine, unit)
+        await virtiofsd.listen(self._context, self.spec, socket, service)
+
     async def release(self) -> None:
         """Stop the units and wait until their names are free. :raise UnitFailed: systemd could not."""
         supervisor = self._context.supervisor
@@ -233,35 +182,6 @@ class Share:
         if not self.owned:
             self._context.spawn(self._listen_after_machine())
 
-    # what systemd tells
-
-    def unit_changed(self, unit: str, status: UnitStatus) -> None:
-        """A unit of the share changed, or is gone."""
-        if unit == self.service_unit:
-            self._service_changed(status)
-        self.refresh()
-
-    def adopt(self) -> None:
-        """Take over the state in which systemd has the units."""
-        service = self._context.supervisor.status(self.service_unit)
-        self._begun = service.active == "active"
-        self.main_pid = service.main_pid if service.runs else 0
-        if self.in_use and not service.runs:
-            self._lost = outcome.virtiofsd_end(service, had_begun=True) or "virtiofsd ended"
-            self.reason = self._lost
-        self.state = self._observe()
-        if self.state is ShareState.STOPPED and self.memory.failure:
-            self.state, self.reason = ShareState.FAILED, self.memory.failure
-
-    def refresh(self, reason: str | None = None) -> None:
-        """Make state and reason what the units say."""
-        state = self._observe()
-        if reason is None:
-            reason = self._why_failed() if state is ShareState.FAILED else self.reason
-            if state is not self.state and state in _SETTLES:
-                reason = ""
-        self._set_state(state, reason)
-
     def save(self) -> None:
         """Write the definition. :raise OSError: it can't be written."""
         if self.owned and self.machine is not None:
@@ -275,73 +195,11 @@ class Share:
 
     # inner workings
 
-    def _service_changed(self, status: UnitStatus) -> None:
-        was_running, self.main_pid = self.main_pid, status.main_pid if status.runs else 0
-        self.invocation = status.invocation or self.invocation
-        if status.active == "active":
-            self._begun = True
-            self._spent = self.in_use
-            self._lost = ""
-        if status.runs or not (was_running or self._begun or status.active == "failed"):
-            return
-        problem = outcome.virtiofsd_end(status, had_begun=self._begun)
-        self._begun = False
-        if problem:
-            self.restarts += 1
-        if self.in_use and self.machine is not None and self.machine.state is not MachineState.STOPPING:
-            if problem:
-                self._lost = problem
-            else:
-                self._context.spawn(self._judge_disconnect())
-        elif problem:
-            self.reason = f"{problem}; see {self._log_command()}"
-            self._remember(restarts=self.restarts)
+    def _changed(self) -> None:
+        self._context.changed(self)
 
-    async def _judge_disconnect(self) -> None:
-        await asyncio.sleep(DISCONNECT_GRACE)
-        running = self.machine is not None and self.machine.state in (
-            MachineState.RUNNING,
-            MachineState.PAUSED,
-        )
-        if running and not self._context.supervisor.status(self.service_unit).runs:
-            self.restarts += 1
-            self._lost = f"virtiofsd ended the connection; its log says why: {self._log_command()}"
-            self.refresh()
-
-    def _observe(self) -> ShareState:
-        supervisor = self._context.supervisor
-        socket, service = supervisor.status(self.socket_unit), supervisor.status(self.service_unit)
-        # while virtiofsd's child goes after it, the socket takes nobody, and how it ended is not known yet
-        ending = service.active == "deactivating" and socket.active == "active"
-        if service.active in ("active", "activating") or ending:
-            return ShareState.ACTIVE
-        if self._lost:
-            return ShareState.FAILED
-        if socket.active == "active":
-            return ShareState.STOPPING if self._spent else ShareState.LISTENING
-        self._spent = False
-        if "deactivating" in (socket.active, service.active):
-            return ShareState.STOPPING
-        if socket.active == "failed":
-            return ShareState.FAILED
-        return self._trouble
-
-    def _set_state(self, state: ShareState, reason: str) -> None:
-        old = self.state
-        self.reason = reason
-        if old is state:
-            self._context.changed(self)
-            return
-        self.state = state
-        self.state_changed_usec = now_usec()
-        self._context.state_changed(self, old, state, reason)
-        if self.machine is not None and ShareState.FAILED in (old, state):
-            self.machine.share_changed(self)
-
-    def _clear(self) -> None:
-        self._lost = ""
-        self._trouble = ShareState.STOPPED
-        self.refresh("")
+    def _state_changed(self, old: ShareState, new: ShareState, reason: str) -> None:
+        self._context.state_changed(self, old, new, reason)
 
     async def _listen_after_machine(self) -> None:
         await self._context.supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
@@ -361,23 +219,6 @@ class Share:
             raise
         self._remember(failure="")
         self.refresh("")
-
-    def _remember(self, **changes: Any) -> None:
-        if self.owned:
-            return
-        memory = dataclasses.replace(self.memory, **changes)
-        if memory != self.memory:
-            self.memory = memory
-            self._context.store.remember(Kind.SHARE, self.name, memory)
-
-    def _why_failed(self) -> str:
-        if self._lost or self.state is ShareState.FAILED:
-            return self._lost or self.reason
-        status = self._context.scope.hint("systemctl", f"status {self.socket_unit}")
-        return f"systemd gave its socket up; see {status}"
-
-    def _log_command(self) -> str:
-        return self._context.scope.hint("journalctl", f"-u {self.service_unit}")
 
     def _busy(self, remedy: str) -> ShareBusy:
         machine = self.machine.name if self.machine else ""

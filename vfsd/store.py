@@ -67,6 +67,8 @@ class Memory:
     end: str = ""
     """Why a machine that runs will have ended: vfsd is about to end it."""
     console: bool = False
+    restart: bool = False
+    """Whether a machine was shut down to be started again."""
     layout: str = ""
     """Where the shares' devices stand in a running QEMU (vfsd.devices.Layout)."""
 

@@ -12,6 +12,8 @@ How the units hold together, and why (each point was found by running it):
   come: otherwise the socket would be gone after 20 of them in 2 s.
 - virtiofsd has neither PartOf= nor BindsTo= on the machine: they race with the end of the connection. After= on
   the machine's side gives the order: guest, QEMU, virtiofsd.
+- A unit that runs can't be given more dependencies. So the socket of a share that comes later says it all from its
+  side: BindsTo= and Before= the machine, which gives the same order and the same end.
 - OpenFile= makes systemd connect to the share sockets and pass the descriptors on, so that QEMU needs no right
   to reach them. Passed sockets come first (in the order of Listen), then the OpenFile= ones, from 3 on.
 - Commands are set with `no-env-expand`: otherwise ${X} in a path would be replaced.
@@ -59,13 +61,22 @@ def command(arguments: Sequence[str], *flags: str) -> Any:
 
 
 def share_units(
-    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str = ""
+    spec: ShareSpec,
+    arguments: Sequence[str],
+    scope: Scope,
+    paths: Paths,
+    machine: str = "",
+    plugged_into: str = "",
 ) -> tuple[Unit, Unit]:
-    """Socket and service of one share; with `machine`, as a part of that machine."""
-    return _share_socket(spec, paths, machine), _share_service(spec, arguments, scope, paths, machine)
+    """Socket and service of one share; with `machine`, as a part of that machine.
+
+    :param plugged_into: the machine's unit, if that runs already.
+    """
+    socket = _share_socket(spec, paths, machine, plugged_into)
+    return socket, _share_service(spec, arguments, scope, paths, machine, plugged_into)
 
 
-def _share_socket(spec: ShareSpec, paths: Paths, machine: str) -> Unit:
+def _share_socket(spec: ShareSpec, paths: Paths, machine: str, plugged_into: str) -> Unit:
     properties: list[Property] = [
         ("Description", "s", f"virtio-fs share {spec.name} (socket)"),
         ("Listen", "a(ss)", [["Stream", str(paths.share_socket(spec.name))]]),
@@ -79,13 +90,15 @@ def _share_socket(spec: ShareSpec, paths: Paths, machine: str) -> Unit:
     ]
     if spec.socket_group:
         properties.append(("SocketGroup", "s", spec.socket_group))
-    if machine:
+    if plugged_into:
+        properties += [("BindsTo", "as", [plugged_into]), ("Before", "as", [plugged_into])]
+    elif machine:
         properties.append(("StopWhenUnneeded", "b", True))
     return Unit(names.share_socket_unit(spec.name), properties)
 
 
 def _share_service(
-    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str
+    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str, plugged_into: str
 ) -> Unit:
     properties: list[Property] = [
         ("Description", "s", f"virtio-fs share {spec.name}"),
@@ -101,6 +114,8 @@ def _share_service(
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
         *hardening.virtiofsd(spec, scope, paths),
     ]
+    if plugged_into:
+        properties.append(("Before", "as", [plugged_into]))
     return Unit(names.share_service_unit(spec.name), properties)
 
 

@@ -40,10 +40,13 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
     return wanted
 
 
-async def units(context: Context, spec: ShareSpec, machine: str = "") -> tuple[Unit, Unit]:
+async def units(
+    context: Context, spec: ShareSpec, machine: str = "", plugged_into: str = ""
+) -> tuple[Unit, Unit]:
     """Socket and service of a share, with the link that they name made.
 
     :param machine: the machine that they are a part of, if any.
+    :param plugged_into: its unit, if that runs already.
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
     """
     wanted = await arguments(context, spec)
@@ -52,7 +55,7 @@ async def units(context: Context, spec: ShareSpec, machine: str = "") -> tuple[U
     new.unlink(missing_ok=True)
     new.symlink_to(spec.source)
     new.replace(link)
-    return unit_properties.share_units(spec, wanted, context.scope, context.paths, machine)
+    return unit_properties.share_units(spec, wanted, context.scope, context.paths, machine, plugged_into)
 
 
 async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:

@@ -1,0 +1,244 @@
+"""What one machine knows of its guest, and does in it, through the guest's agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vfsd import commands
+from vfsd.agent import Agent, Done, clean
+from vfsd.context import Context
+from vfsd.errors import GuestTimeout, NotSupported, ShareBusy, VfsdError
+
+if TYPE_CHECKING:
+    from vfsd.lifecycle import Lifecycle
+
+GREETINGS = 5
+"""How often an agent that has opened its port is greeted before it is given up until it opens the port again."""
+_SYSTEM_MAX = 256
+"""Characters of the guest's name of its operating system."""
+_SHELL = "/bin/sh"
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_MOUNTS = "/proc/1/mountinfo"
+
+_MOUNT = """
+[ -d "$2" ] || mkdir -p -- "$2" || exit
+exec mount -t virtiofs -o "$3" -- "$1" "$2"
+"""
+_UNMOUNT = 'exec umount -- "$1"'
+# The file system is dead: what waits for its answer waits for ever. So nothing here looks at it, and umount is not
+# waited for; it has taken the mount away long before it says its last words to virtiofsd.
+_REMOUNT = """
+tag=$1 count=$2
+shift 2
+while [ $count -gt 0 ]; do
+	umount -l -- "$1" &
+	child=$! left=20
+	while [ $left -gt 0 ] && kill -0 $child 2>/dev/null; do sleep 0.05; left=$((left - 1)); done
+	shift
+	count=$((count - 1))
+done
+while [ $# -gt 0 ]; do
+	[ -d "$1" ] || mkdir -p -- "$1"
+	mount -t virtiofs -o "$2" -- "$tag" "$1" || exit
+	shift 2
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestMount:
+    """A virtio-fs file system where the guest has it mounted."""
+
+    tag: str
+    mount_point: str
+    options: str
+
+
+class Inside:
+    """The guest of one machine."""
+
+    def __init__(self, context: Context, machine: Lifecycle) -> None:
+        self._context = context
+        self._machine = machine
+        self._agent: Agent | None = None
+        self._ready = asyncio.Event()
+        self._greeting: asyncio.Task[None] | None = None
+        self.system = ""
+        self.mounts: list[GuestMount] = []
+        """In the order in which they were mounted."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the agent answers."""
+        return self._ready.is_set()
+
+    # what QEMU tells
+
+    def port_changed(self, *, is_open: bool) -> None:
+        """The agent opened its port, or closed it."""
+        self.forget()
+        if is_open:
+            self._greeting = self._context.spawn(self._greet())
+
+    async def find(self) -> None:
+        """Look whether the guest of a machine that runs already has an agent. :raise MonitorFailed."""
+        for device in await self._machine.qemu.execute("query-chardev"):
+            if device.get("label") == commands.AGENT and device.get("frontend-open"):
+                self.port_changed(is_open=True)
+
+    def forget(self) -> None:
+        """The guest is gone, or begins anew."""
+        if self._greeting is not None and self._greeting is not asyncio.current_task():
+            self._greeting.cancel()
+        self._greeting = None
+        if self._agent is not None:
+            self._agent.close()
+        self._agent = None
+        known = self.ready or self.system or self.mounts
+        self._ready.clear()
+        self.system, self.mounts = "", []
+        if known:
+            self._tell()
+
+    # asking
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait for the agent, `timeout` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+
+    async def query(self) -> None:
+        """Ask for the system and the mounts anew. :raise VfsdError: the agent does not answer."""
+        agent = self._require()
+        with contextlib.suppress(NotSupported):
+            answer = await agent.command("guest-get-osinfo")
+            self.system = _system(answer)
+        await self._query_mounts()
+
+    async def execute(
+        self, arguments: Sequence[str], data: bytes, environment: Sequence[str], timeout: float
+    ) -> Done:
+        """Run a program in the guest. :raise VfsdError: see the interface."""
+        return await self._require().execute(arguments, data=data, environment=environment, timeout=timeout)
+
+    async def shut_down(self, timeout: float) -> None:
+        """Ask the guest to power off; it says nothing if it does. :raise VfsdError: it could not be asked."""
+        await self._require().tell("guest-shutdown", timeout, mode="powerdown")
+
+    # mounting
+
+    async def mount(self, tag: str, mount_point: str, options: str) -> None:
+        """Mount a share. :raise VfsdError: the guest did not."""
+        done = await self._script(_MOUNT, tag, mount_point, options)
+        await self._query_mounts()
+        if done.status:
+            raise GuestTimeout(f"{self._who} did not mount it at {mount_point}: {_words(done)}")
+
+    async def unmount(self, mount_point: str) -> None:
+        """Unmount a share. :raise ShareBusy: processes in the guest use it. VfsdError: the guest did not."""
+        done = await self._script(_UNMOUNT, mount_point)
+        await self._query_mounts()
+        if not done.status:
+            return
+        words = _words(done)
+        if "busy" in words.lower():
+            raise ShareBusy(
+                f"processes in {self._who} use {mount_point}; end them, or let them leave it, and detach again"
+            )
+        raise GuestTimeout(f"{self._who} did not unmount {mount_point}: {words}")
+
+    async def remount(self, old_tag: str, new_tag: str) -> list[str]:
+        """Mount another device wherever one was whose file system is dead; returns the places.
+
+        :raise VfsdError: the guest did not.
+        """
+        await self._query_mounts()
+        found = [mount for mount in self.mounts if mount.tag == old_tag]
+        if not found:
+            return []
+        away = [mount.mount_point for mount in reversed(found)]
+        back = [word for mount in found for word in (mount.mount_point, mount.options)]
+        done = await self._script(_REMOUNT, new_tag, str(len(away)), *away, *back)
+        await self._query_mounts()
+        if done.status:
+            raise GuestTimeout(f"{self._who} did not mount it again: {_words(done)}")
+        return [mount.mount_point for mount in found]
+
+    # inner workings
+
+    @property
+    def _who(self) -> str:
+        return f'the guest of machine "{self._machine.name}"'
+
+    def _require(self) -> Agent:
+        """:raise NotSupported: there is no agent."""
+        if self._agent is None or not self.ready:
+            raise NotSupported(
+                f"{self._who} has no agent that answers; install and start qemu-guest-agent in it"
+            )
+        return self._agent
+
+    async def _greet(self) -> None:
+        path = self._context.paths.machine(self._machine.name).agent
+        self._agent = Agent(path, self._machine.name)
+        for _ in range(GREETINGS):
+            try:
+                await self._agent.command("guest-ping")
+                break
+            except VfsdError:
+                continue
+        else:
+            return
+        self._ready.set()
+        self._tell()
+        with contextlib.suppress(VfsdError):
+            await self.query()
+
+    async def _script(self, script: str, *arguments: str) -> Done:
+        return await self._require().execute([_SHELL, "-c", script, _SHELL, *arguments])
+
+    async def _query_mounts(self) -> None:
+        text = await self._require().read_file(_MOUNTS)
+        self.mounts = parse_mounts(text.decode(errors="replace"))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell of the machine and of its shares."""
+        machine = self._machine
+        for share in machine.shares:
+            plugged = machine.layout.of(share.name)
+            tag = plugged.tag if plugged else share.spec.tag
+            found = next((mount for mount in self.mounts if mount.tag == tag), None)
+            share.mounted(found.mount_point if found else "", found.options if found else "")
+        machine.changed()
+
+
+def parse_mounts(text: str) -> list[GuestMount]:
+    """The virtio-fs file systems of a mountinfo file (proc_pid_mountinfo(5)); lines that make no sense are left out."""
+    found = []
+    for line in text.splitlines():
+        here, _, there = line.partition(" - ")
+        fields, source = here.split(" "), there.split(" ")
+        if len(fields) < 6 or len(source) < 2 or source[0] != "virtiofs":
+            continue
+        found.append(GuestMount(_plain(source[1]), _plain(fields[4]), fields[5]))
+    return found
+
+
+def _plain(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def _words(done: Done) -> str:
+    return clean((done.errors or done.output).decode(errors="replace"), 200) or f"exit code {done.status}"
+
+
+def _system(answer: Any) -> str:
+    name = answer.get("pretty-name") or answer.get("name") if isinstance(answer, dict) else ""
+    return clean(name, _SYSTEM_MAX) if isinstance(name, str) else ""
