@@ -39,7 +39,7 @@ async def attach(context: Context, machine: Machine, share: Share) -> None:
     :raise VfsdError: it could not be, and everything is as it was.
     """
     plugged = None
-    share.machine = machine
+    share.attach(machine)
     try:
         await share.listen_for(machine.name, machine.unit)
         plugged = await plug(context, machine, share, share.spec.tag)
@@ -47,7 +47,7 @@ async def attach(context: Context, machine: Machine, share: Share) -> None:
             await machine.inside.mount(plugged.tag, share.spec.mount_point, guest_options(share.spec))
     except BaseException:
         await finish(_undo(machine, share, plugged))
-        share.machine = None
+        share.attach(None)
         context.spawn(share.listen_again())
         raise
 

@@ -17,6 +17,7 @@ from vfsd.errors import (
     MonitorFailed,
     NoSuchMachine,
     NoSuchShare,
+    NotSupported,
     ShareBusy,
     WrongState,
 )

@@ -1,0 +1,131 @@
+"""Shares that come and go while the machine runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_next import Variant
+
+from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
+from tests.integration.tiny_guest import started
+
+
+async def builtin(client: Client, folder: Path, **options: tuple[str, Any]) -> str:
+    """A running built-in guest with one share, once its shell is there."""
+    defaults: dict[str, tuple[str, Any]] = {
+        "Builtin": ("b", True),
+        "Memory": ("t", 256 << 20),
+        "Network": ("s", "none"),
+        "Accelerator": ("s", "tcg"),
+        "Shares": ("a(ssa{sv})", [[str(folder), "/first", {}]]),
+    }
+    path = await client.create_machine("guest", **{**defaults, **options})
+    await client.call(path, MACHINE, "Start")
+    return path
+
+
+async def refused(call: Any, name: str, *words: str) -> None:
+    with pytest.raises(BusError) as caught:
+        await call
+    assert caught.value.name == name, caught.value
+    for word in words:
+        assert word in caught.value.message
+
+
+async def test_a_device_comes_and_the_guest_that_ignores_its_end_keeps_it(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    """The tiny guest knows no hot-plug: DetachShare times out, and nothing is lost."""
+    share = await client.create_share("late", folder)
+    machine = await started(client, folder)
+    await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", {})
+    assert await client.get(machine, MACHINE, "Shares") == [share]
+    await until(lambda: "active" in [new for _, new, _ in client.signals.states(share)], "it is active")
+    assert vfsd.unit_property("vfsd-share-late.socket", "Slice") == "vfsd-tiny.slice"
+    assert "vfsd-machine-tiny.service" in vfsd.unit_property("vfsd-share-late.socket", "BindsTo")
+    pid = await client.get(share, SHARE, "MainPID")
+    await refused(client.call(machine, MACHINE, "DetachShare", "s", "late"), "GuestTimeout", "late")
+    assert await client.get(machine, MACHINE, "Shares") == [share]
+    assert await client.get(share, SHARE, "State") == "active"
+    assert await client.get(share, SHARE, "MainPID") == pid
+    # a restarted vfsd knows the device still
+    vfsd.restart()
+    assert vfsd.get(share, SHARE, "State") == "active"
+    assert not vfsd.get(machine, MACHINE, "Degraded")
+    vfsd.manager("KillMachine", "s", "tiny")
+    wait_for(lambda: vfsd.get(share, SHARE, "State") == "listening", "it listens on its own again")
+    assert vfsd.unit_property("vfsd-share-late.socket", "Slice") == "vfsd.slice"
+
+
+async def test_what_can_not_be_attached(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    for name in ("one", "two", "same"):
+        (folder / name).mkdir()
+        await client.create_share(name, folder / name, Tag=("s", "one" if name == "same" else name))
+    machine = await started(client, folder, SparePorts=("u", 1))
+    attach = (machine, MACHINE, "AttachShare", "sa{sv}")
+    await client.call(*attach, "one", {})
+    await refused(client.call(*attach, "same", {}), "InvalidArgs", "tag")
+    await refused(client.call(*attach, "two", {}), "NotSupported", "SparePorts")
+    await refused(client.call(*attach, "one", {}), "ShareBusy", "tiny")
+    await refused(client.call(*attach, "none", {}), "NoSuchShare")
+    for name in ("two", "same"):
+        path = await client.manager("GetShare", "s", name)
+        assert await client.get(path, SHARE, "Machine") == "/"
+        await until(lambda: vfsd.get(path, SHARE, "State") == "listening", f"{name} listens")  # noqa: B023
+    assert await client.get(machine, MACHINE, "State") == "running"
+    await client.call(machine, MACHINE, "Pause")
+    await refused(client.call(*attach, "two", {}), "WrongState", "paused")
+
+
+async def test_a_virtiofsd_that_can_not_start_leaves_nothing_behind(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    """Its source vanishes between its definition and its attachment."""
+    source = folder / "gone"
+    source.mkdir()
+    share = await client.create_share("gone", source)
+    machine = await started(client, folder)
+    source.rmdir()
+    call = client.call(machine, MACHINE, "AttachShare", "sa{sv}", "gone", {})
+    await refused(call, "SourceNotFound", "gone")
+    assert await client.get(machine, MACHINE, "Shares") == []
+    assert await client.get(share, SHARE, "Machine") == "/"
+    assert await client.get(machine, MACHINE, "State") == "running"
+    source.mkdir()
+    await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "gone", {})
+    assert await client.get(machine, MACHINE, "Shares") == [share]
+
+
+async def test_a_guest_mounts_it_at_once_and_gives_it_back(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    late, first = folder / "late", folder / "first"
+    late.mkdir()
+    first.mkdir()
+    for place in (late, first):
+        place.chmod(0o777)
+    share = await client.create_share("late", late)
+    machine = await builtin(client, first)
+    await until(lambda: vfsd.get(machine, MACHINE, "GuestReady"), "the guest is ready", 60)
+    options = {"MountPoint": Variant("s", "/mnt/odd 'place'")}
+    await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", options)
+    assert await client.get(share, SHARE, "MountedAt") == "/mnt/odd 'place'"
+    run = (machine, MACHINE, "Execute", "asa{sv}")
+    status = await client.raw("org.vfsd1", *run, [["sh", "-c", "echo here >'/mnt/odd '\\''place'\\'/x"], {}])
+    assert status[0] == 0, status
+    assert (late / "x").read_text() == "here\n"
+    # in use: refused, and as it was
+    busy = ["sh", "-c", "cd '/mnt/odd '\\''place'\\' && exec sleep 60 </dev/null >/dev/null 2>&1 &"]
+    await client.raw("org.vfsd1", *run, [busy, {}])
+    detach = (machine, MACHINE, "DetachShare", "s")
+    await refused(client.call(*detach, "late"), "ShareBusy", "/mnt/odd 'place'")
+    assert await client.get(share, SHARE, "MountedAt") == "/mnt/odd 'place'"
+    await client.raw("org.vfsd1", *run, [["killall", "sleep"], {}])
+    await client.call(*detach, "late")
+    assert share not in await client.get(machine, MACHINE, "Shares")
+    await until(lambda: vfsd.get(share, SHARE, "State") == "listening", "it listens again")
+    assert await client.get(share, SHARE, "MountedAt") == ""
+    # and one that was there from the beginning
+    own = f"guest.{first.name}"
+    await client.call(*detach, own)
+    assert await client.get(machine, MACHINE, "Shares") == []
