@@ -143,14 +143,13 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> 
     tree = part / seal.TREE
     dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
     options = ['APT::Install-Recommends "false";', *mirror.apt_options(dump.stdout)]
-    excluded = ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"]
     command = [
         *CONFINED,
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
         f"--architectures={arch.debian}",
         f"--include={','.join(recipe.packages(arch))}",
         *(f"--aptopt={option}" for option in options),
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED),
         "--skip=output/dev",
         f"--customize-hook={recipe.KERNEL_HOOK}",
         *(recipe.SUITE, str(tree)),
@@ -199,6 +198,8 @@ def _configure(tree: Path) -> None:
         steps.append(["usermod", "-a", "-G", "kvm", recipe.USER])
     for step in steps:
         subprocess.run([*chroot, *step], check=True, env=ENVIRONMENT)
+    disable = ["systemctl", f"--root={tree}", "disable", "--quiet", *recipe.DISABLED]
+    subprocess.run(disable, check=True, env=ENVIRONMENT)
     for name, text in recipe.FILES.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)

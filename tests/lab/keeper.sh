@@ -33,11 +33,13 @@ done
 #   unit. With one, the warden has made a scope of our own, which is what --keep-unit asks for.
 # - The filter forbids what virtiofsd's --inode-file-handles needs, and what systemd needs to enforce
 #   DeviceAllow= and IPAddressDeny= (bpf): without it, a sandbox that is wrong would pass its test.
+# - The tree as it was built, before a lab changed anything, is the root of guests in tests.
 # - Of /tmp nspawn would make a tmpfs with a tenth of the memory: too small for guests.
 set -- --register=no --keep-unit --machine="$machine" --hostname=vfsd-lab --private-network \
     --resolv-conf=off --timezone=off --link-journal=no --console=read-only --capability=all \
     --system-call-filter="open_by_handle_at bpf @keyring" --tmpfs=/tmp:mode=1777,size=8G,nr_inodes=4m \
-    --bind-ro="$lab/mnt/project:/usr/src/vfsd" $binds
+    --bind-ro="$lab/mnt/project:/usr/src/vfsd" --bind-ro="$lab/mnt/lower:/usr/share/vfsd-lab/tree" \
+    $binds
 export SYSTEMD_NSPAWN_TMPFS_TMP=0
 # A machine of today has cgroup v2 only, so the lab shows that wherever the host has it at all.
 if grep -q ' - cgroup2 ' /proc/self/mountinfo; then

@@ -23,7 +23,8 @@ COMMON = (
     "polkitd libglib2.0-bin python3 python3-dbus-next python3-systemd python3-pyudev python3-click "
     "python3-rich python3-pytest python3-pytest-asyncio python3-hypothesis virtiofsd qemu-utils "
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
-    "cpio"
+    "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
+    "qemu-system-modules-spice"
 )
 
 #: Whatever would wait for hardware, a network or the time of day.
@@ -45,6 +46,23 @@ MASKED = (
     "sys-kernel-tracing.mount",
     "dev-hugepages.mount",
 )
+
+#: Files that are left out of every package, in patterns of dpkg: documentation, and Mesa's drivers (200 MB), on
+#: which the spice server's package depends and which nothing loads without a graphics card.
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+    "/usr/share/iso-codes/*",
+    "/usr/share/xml/iso-codes/*",
+    "/usr/lib/*/libLLVM*",
+    "/usr/lib/*/libgallium*",
+    "/usr/lib/*/libz3.so*",
+)
+
+#: What a lab has no use for, and a guest that has the tree as its root enables again.
+DISABLED = ("ssh.service", "ssh.socket")
 
 #: Configuration files of the tree: path → text.
 FILES = {
@@ -132,7 +150,9 @@ def key(arch: Architecture) -> str:
         "kernel": [arch.kernel, KERNEL_HOOK],
         "packages": packages(arch),
         "user": [USER, UID],
+        "excluded": sorted(EXCLUDED),
         "masked": sorted(MASKED),
+        "disabled": sorted(DISABLED),
         "files": FILES,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
