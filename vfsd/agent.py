@@ -61,7 +61,10 @@ class Agent:
     def close(self) -> None:
         """End the connection."""
         if self._socket is not None:
-            self._socket.close()
+            # who waits for an answer learns that none comes, before the descriptor is gone
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            asyncio.get_running_loop().call_soon(self._socket.close)
         self._socket = None
         self._in_step = False
         self._received.clear()
@@ -274,4 +277,4 @@ def _request(name: str, arguments: Mapping[str, object]) -> bytes:
     document: dict[str, object] = {"execute": name}
     if arguments:
         document["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
-    return json.dumps(document).encode() + b"\n"
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"

@@ -129,11 +129,21 @@ class Healer:
             if again:
                 self._count("")
             await machine.shut_down_because(f"{'restarted' if again else 'stopped'}: {why}", again=again)
-            if again:
-                await machine.wait_idle()
-                await machine.start()
         except VfsdError as error:
             self._write(f"{why}; it was not {'restarted' if again else 'stopped'}: {error}", WARNING, share)
+            return
+        if again:
+            await self.start_again()
+
+    async def start_again(self) -> None:
+        """Start the machine once its shutdown, which is under way, is done."""
+        machine = self._machine
+        await machine.wait_idle()
+        if machine.memory.restart:  # a Kill takes it back
+            try:
+                await machine.start()
+            except VfsdError as error:
+                self._write(f"it was not started again: {error}", WARNING)
 
     def _count(self, what: str) -> None:
         """:raise NotSupported: it failed too often in a short time."""

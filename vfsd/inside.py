@@ -103,7 +103,7 @@ class Inside:
         self._ready.clear()
         self.system, self.mounts = "", []
         if known:
-            self._tell()
+            self.tell()
 
     # asking
 
@@ -196,7 +196,7 @@ class Inside:
         else:
             return
         self._ready.set()
-        self._tell()
+        self.tell()
         with contextlib.suppress(VfsdError):
             await self.query()
 
@@ -206,10 +206,10 @@ class Inside:
     async def _query_mounts(self) -> None:
         text = await self._require().read_file(_MOUNTS)
         self.mounts = parse_mounts(text.decode(errors="replace"))
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
-        """Tell of the machine and of its shares."""
+    def tell(self) -> None:
+        """Tell of the machine, and its shares where they are mounted."""
         machine = self._machine
         for share in machine.shares:
             plugged = machine.layout.of(share.name)

@@ -141,7 +141,7 @@ class Machine(Lifecycle):
                 raise
             self.attached.append(share)
             share.attach(self)
-            self._changed()
+            self.inside.tell()
 
     async def detach_share(self, name: str) -> Share:
         """Detach a share and return it; one of the machine's own is to be removed by the registry."""
@@ -192,6 +192,8 @@ class Machine(Lifecycle):
     async def adopt(self) -> None:
         """Take over the state in which systemd and QEMU have the machine, and care for what fails in it."""
         await super().adopt()
+        if self.memory.restart and not self.state.idle:
+            self._context.spawn(self._healer.start_again())
         for share in self.shares:
             if self.live and share.lost:
                 self._healer.react(share)

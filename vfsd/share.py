@@ -24,6 +24,9 @@ from vfsd.units import Unit
 if TYPE_CHECKING:
     from vfsd.machine import Machine
 
+_LOOK_INTERVAL = 0.02
+"""Seconds between looks whether a virtiofsd that is about to end has ended."""
+
 
 class Share(Serving):
     """A share, of a machine or on its own."""
@@ -154,7 +157,12 @@ class Share(Serving):
     async def listen_anew(self, machine: str, unit: str) -> None:
         """Take a second connection of the machine, once the virtiofsd of the first is gone. :raise VfsdError."""
         supervisor = self._context.supervisor
-        if not await supervisor.wait_gone([self.service_unit], CLEANUP_TIMEOUT):
+        for _ in range(round(CLEANUP_TIMEOUT / _LOOK_INTERVAL)):
+            # its socket keeps the unit loaded
+            if not supervisor.status(self.service_unit).runs:
+                break
+            await asyncio.sleep(_LOOK_INTERVAL)
+        else:
             raise UnitFailed("its virtiofsd did not end")
         if supervisor.status(self.socket_unit).active != "active":
             await supervisor.wait_gone([self.socket_unit], CLEANUP_TIMEOUT)

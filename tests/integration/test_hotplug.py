@@ -26,6 +26,15 @@ async def builtin(client: Client, folder: Path, **options: tuple[str, Any]) -> s
     return path
 
 
+async def guest_is_ready(vfsd: Vfsd, machine: str) -> None:
+    await until(lambda: vfsd.get(machine, MACHINE, "GuestReady"), "the guest is ready", 60)
+
+
+async def execute(client: Client, machine: str, *arguments: str) -> list[Any]:
+    """Run a command in the guest: status, output, errors."""
+    return await client.raw("org.vfsd1", machine, MACHINE, "Execute", "asa{sv}", [list(arguments), {}])
+
+
 async def refused(call: Any, name: str, *words: str) -> None:
     with pytest.raises(BusError) as caught:
         await call
@@ -106,21 +115,19 @@ async def test_a_guest_mounts_it_at_once_and_gives_it_back(vfsd: Vfsd, client: C
         place.chmod(0o777)
     share = await client.create_share("late", late)
     machine = await builtin(client, first)
-    await until(lambda: vfsd.get(machine, MACHINE, "GuestReady"), "the guest is ready", 60)
+    await guest_is_ready(vfsd, machine)
     options = {"MountPoint": Variant("s", "/mnt/odd 'place'")}
     await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", options)
     assert await client.get(share, SHARE, "MountedAt") == "/mnt/odd 'place'"
-    run = (machine, MACHINE, "Execute", "asa{sv}")
-    status = await client.raw("org.vfsd1", *run, [["sh", "-c", "echo here >'/mnt/odd '\\''place'\\'/x"], {}])
-    assert status[0] == 0, status
+    odd = "'/mnt/odd '\\''place'\\'"
+    assert (await execute(client, machine, "sh", "-c", f"echo here >{odd}/x"))[0] == 0
     assert (late / "x").read_text() == "here\n"
     # in use: refused, and as it was
-    busy = ["sh", "-c", "cd '/mnt/odd '\\''place'\\' && exec sleep 60 </dev/null >/dev/null 2>&1 &"]
-    await client.raw("org.vfsd1", *run, [busy, {}])
+    await execute(client, machine, "sh", "-c", f"cd {odd} && sleep 60 </dev/null >/dev/null 2>&1 &")
     detach = (machine, MACHINE, "DetachShare", "s")
     await refused(client.call(*detach, "late"), "ShareBusy", "/mnt/odd 'place'")
     assert await client.get(share, SHARE, "MountedAt") == "/mnt/odd 'place'"
-    await client.raw("org.vfsd1", *run, [["killall", "sleep"], {}])
+    await execute(client, machine, "killall", "sleep")
     await client.call(*detach, "late")
     assert share not in await client.get(machine, MACHINE, "Shares")
     await until(lambda: vfsd.get(share, SHARE, "State") == "listening", "it listens again")

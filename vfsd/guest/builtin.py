@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd.errors import PrerequisiteMissing
-from vfsd.guest import cpio, script
+from vfsd.guest import cpio, inner_agent, script
 from vfsd.guest.modules import ModuleTree, ModuleUnreadable
 from vfsd.kernel import KernelReport, Presence, inspect_kernel
 from vfsd.kernel_image import read_image
@@ -38,10 +38,11 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "shares": ("virtio_pci", "virtiofs"),
     # ACPI's button, that of Arm's virt machine, and the device files by which they are read
     "button": ("button", "gpio_pl061", "gpio_keys", "evdev"),
+    "agent": ("virtio_console",),
     "network": ("virtio_net", "af_packet"),
 }
 _NEEDED_APPLETS = {
-    *("cttyhack", "dd", "insmod", "ip", "mkdir", "mount", "poweroff"),
+    *("awk", "base64", "cttyhack", "dd", "env", "head", "insmod", "ip", "mkdir", "mount", "poweroff"),
     *("printf", "reboot", "setsid", "sh", "sleep", "udhcpc", "umount"),
 }
 _BUSYBOX_NAMES = ("busybox", "busybox.static", "busybox-static")
@@ -225,7 +226,7 @@ def _modules(report: KernelReport) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 def _image(busybox: bytes, program: Path, modules: Mapping[str, bytes], cache: Path) -> Path:
     digest = hashlib.sha256()
-    scripts = (script.INIT, script.STOP, script.PROFILE, script.UDHCPC)
+    scripts = (script.INIT, script.STOP, script.PROFILE, script.UDHCPC, inner_agent.AGENT, inner_agent.PARSE)
     for part in (_FORMAT.encode(), busybox, *(text.encode() for text in scripts)):
         digest.update(hashlib.sha256(part).digest())
     for name, content in modules.items():
@@ -252,6 +253,8 @@ def _entries(busybox: bytes, applets: Iterable[str], modules: Mapping[str, bytes
         cpio.file("etc/hosts", b"127.0.0.1 localhost guest\n::1 localhost\n"),
         cpio.file("init", script.INIT.encode(), 0o755),
         cpio.file(f"{home}/stop", script.STOP.encode(), 0o755),
+        cpio.file(f"{home}/agent", inner_agent.AGENT.encode(), 0o755),
+        cpio.file(f"{home}/parse", inner_agent.PARSE.encode()),
         cpio.file(f"{home}/profile", script.PROFILE.encode()),
         cpio.file(f"{home}/udhcpc", script.UDHCPC.encode(), 0o755),
         *(cpio.file(name, content) for name, content in modules.items()),

@@ -118,7 +118,7 @@ for word in $line; do
 	esac
 done
 set +f
-(power_button; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; network) &
+(load agent; setsid /.vfsd/agent & power_button; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; network) &
 read -r release </proc/sys/kernel/osrelease
 echo "vfsd built-in guest, Linux $release; shares: ${shares:-none}"
 cd /root
