@@ -1,0 +1,198 @@
+"""The client of the guest's agent, against an agent that a test scripts: silent, lying, endless."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vfsd.agent import REPLY_MAX, Agent, clean
+from vfsd.errors import GuestTimeout, NotSupported, VfsdError
+from vfsd.inside import GuestMount, parse_mounts
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def agent(folder: Path, talk: Talk) -> AsyncIterator[Agent]:
+    """An agent's client whose other side is the script."""
+    writers = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await talk(reader, writer)
+
+    server = await asyncio.start_unix_server(accept, str(folder / "agent"), limit=1 << 22)
+    client = Agent(folder / "agent", "m")
+    try:
+        yield client
+    finally:
+        client.close()
+        for writer in writers:
+            writer.transport.abort()
+        server.close()
+        await asyncio.sleep(0.02)
+
+
+def honest(answers: dict[str, Any]) -> Talk:
+    """Answers as qemu-ga does; a list is given one by one."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            request = json.loads(line.rpartition(b"\xff")[2])
+            name = request["execute"]
+            if name == "guest-sync-delimited":
+                writer.write(b"\xff" + json.dumps({"return": request["arguments"]["id"]}).encode() + b"\n")
+                continue
+            answer = answers[name]
+            raw = answer.pop(0) if isinstance(answer, list) else answer
+            writer.write(raw if isinstance(raw, bytes) else json.dumps(raw).encode() + b"\n")
+        writer.close()
+
+    return talk
+
+
+async def test_a_command_and_its_answer(tmp_path: Path) -> None:
+    done = {"exited": True, "exitcode": 3, "out-data": base64.b64encode(b"out\0").decode()}
+    script = {
+        "guest-exec": {"return": {"pid": 7}},
+        "guest-exec-status": [{"return": {"exited": False}}, {"return": done}],
+    }
+    async with agent(tmp_path, honest(script)) as client:
+        result = await client.execute(["x", "y"])
+        assert (result.status, result.output, result.errors) == (3, b"out\0", b"")
+
+
+async def test_a_signal_is_128_and_its_number(tmp_path: Path) -> None:
+    script = {
+        "guest-exec": {"return": {"pid": 7}},
+        "guest-exec-status": {"return": {"exited": True, "signal": 9}},
+    }
+    async with agent(tmp_path, honest(script)) as client:
+        assert (await client.execute(["x"])).status == 137
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"garbage\n", b"[1]\n", b"\n", b"[" * 100_000 + b"\n", {"return": {"pid": "7"}}, {"return": []}, {}],
+    ids=["garbage", "list", "empty", "deep", "text", "no table", "nothing"],
+)
+async def test_an_answer_that_makes_no_sense(tmp_path: Path, answer: Any) -> None:
+    script = {"guest-exec": answer, "guest-ping": {"return": {}}}
+    async with agent(tmp_path, honest(script)) as client:
+        with pytest.raises(VfsdError, match="no sense"):
+            await client.execute(["x"])
+        # and the next command is not confused by it
+        assert await client.command("guest-ping") == {}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"exited": True, "exitcode": -1},
+        {"exited": True, "exitcode": 1 << 40},
+        {"exited": True, "signal": "KILL"},
+        {"exited": 1},
+        {"exited": True, "exitcode": 0, "out-data": "not base64!"},
+        {"exited": True, "exitcode": 0, "out-data": 5},
+    ],
+    ids=json.dumps,
+)
+async def test_an_end_that_can_not_be(tmp_path: Path, told: Any) -> None:
+    script = {"guest-exec": {"return": {"pid": 7}}, "guest-exec-status": {"return": told}}
+    async with agent(tmp_path, honest(script)) as client:
+        with pytest.raises(VfsdError, match="no sense"):
+            await client.execute(["x"])
+
+
+async def test_refusals_are_told_in_clean_words(tmp_path: Path) -> None:
+    words = "no\x1b[31m such\n" + "x" * 10_000
+    script = {
+        "guest-ping": {"error": {"class": "GenericError", "desc": words}},
+        "guest-x": {"error": {"class": "CommandNotFound", "desc": "unknown"}},
+        "guest-y": {"error": 5},
+    }
+    async with agent(tmp_path, honest(script)) as client:
+        with pytest.raises(VfsdError, match="refused guest-ping: no") as caught:
+            await client.command("guest-ping")
+        assert len(str(caught.value)) < 500
+        assert "\x1b" not in str(caught.value)
+        with pytest.raises(NotSupported, match="guest-x"):
+            await client.command("guest-x")
+        with pytest.raises(VfsdError, match="guest-y"):
+            await client.command("guest-y")
+
+
+async def test_silence_ends_in_time_and_is_forgiven(tmp_path: Path) -> None:
+    silent = True
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if silent:
+                continue
+            request = json.loads(line.rpartition(b"\xff")[2])
+            if request["execute"] == "guest-sync-delimited":
+                # what was asked before is answered late, and the sync of then too
+                writer.write(b'{"return": {"late": 1}}\n\xff{"return": 1}\n')
+                writer.write(b"\xff" + json.dumps({"return": request["arguments"]["id"]}).encode() + b"\n")
+            else:
+                writer.write(b'{"return": {"now": 1}}\n')
+        writer.close()
+
+    async with agent(tmp_path, talk) as client:
+        with pytest.raises(GuestTimeout, match="guest-ping"):
+            await client.command("guest-ping", 0.2)
+        silent = False
+        assert await client.command("guest-ping") == {"now": 1}
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"y\n" * 5000, b"\xff" * 10_000, b"x" * 10_000], ids=["lines", "sentinels", "line"]
+)
+async def test_endless_talk_is_bounded(tmp_path: Path, chunk: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(chunk)
+                await writer.drain()
+
+    async with agent(tmp_path, talk) as client:
+        with pytest.raises(VfsdError):
+            await client.command("guest-ping", 1)
+        assert len(client._received) <= REPLY_MAX + (64 << 10)
+
+
+async def test_an_answer_that_is_too_long(tmp_path: Path) -> None:
+    async with agent(tmp_path, honest({"guest-ping": b"x" * (REPLY_MAX + (1 << 20)) + b"\n"})) as client:
+        with pytest.raises(VfsdError, match="more than 4 MiB"):
+            await client.command("guest-ping")
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    client = Agent(tmp_path / "nothing", "m")
+    with pytest.raises(NotSupported, match="can't be reached"):
+        await client.command("guest-ping")
+    client.close()
+
+
+def test_mounts_of_virtiofs_alone() -> None:
+    text = (
+        "22 1 0:20 / / rw,relatime - virtiofs root rw\n"
+        "27 22 0:24 / /a\\040b\\134c ro,nosuid shared:1 - virtiofs my\\040tag rw\n"
+        "28 22 0:25 / /x rw - ext4 /dev/vda rw\nnonsense\n1 2 - virtiofs\n"
+    )
+    assert parse_mounts(text) == [
+        GuestMount("root", "/", "rw,relatime"),
+        GuestMount("my tag", "/a b\\c", "ro,nosuid"),
+    ]
+
+
+def test_clean_text() -> None:
+    assert clean("a\nb\x07\u202ec" + "d" * 50, 10) == "a b  cdddd"
