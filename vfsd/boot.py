@@ -14,6 +14,7 @@ from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
+from vfsd.mounting import guest_options
 from vfsd.share import Share
 from vfsd.units import FIRST_SHARE_FD, SOCKETS, Unit
 
@@ -126,7 +127,12 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
     from vfsd import guest  # noqa: PLC0415  # most machines never need it
 
     mounts = [
-        guest.Mount(share.spec.tag, share.spec.mount_point, share.spec.read_only) for share in machine.shares
+        guest.Mount(
+            share.spec.tag,
+            share.spec.mount_point,
+            options=_other_than_rw(share),
+        )
+        for share in machine.shares
     ]
     try:
         arguments = guest.kernel_arguments(mounts, append=machine.spec.append)
@@ -134,6 +140,11 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
         raise InvalidArgs(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
     built = await context.host.builtin()
     return Boot(built.kernel, built.initrd, " ".join(arguments))
+
+
+def _other_than_rw(share: Share) -> str:
+    """The mount options, which must be few: the kernel's command line is short."""
+    return guest_options(share.spec).removeprefix("rw").removeprefix(",")
 
 
 def _check_interface(machine: Lifecycle) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd import devices
-from vfsd.model import Display, Forward, MachineSpec, ShareSpec
+from vfsd.forward import Forward
+from vfsd.model import Display, MachineSpec, ShareSpec
 
 FIRST_PASSED_FD = 3
 """Where systemd puts the first descriptor that it passes (sd_listen_fds(3), SD_LISTEN_FDS_START)."""

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
 from vfsd import names
-from vfsd.errors import InvalidArgs
+from vfsd.errors import InvalidArgs, NotSupported
+from vfsd.forward import Forward
 from vfsd.options import Option, check_path, check_text, option, options_of, pairs, parse_options, require
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
 MEMORY_MIN = 16 << 20
 """Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
+_LATER = ("RootOverlay", "Credentials", "CredentialFiles", "SSH")
 SPARE_PORTS = 8
 """PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise. Those
 of a bridge cost nothing (HACKING.md has the measurements)."""
@@ -171,6 +172,11 @@ class ShareSpec:
         )
         if self.mount_point:
             check_path(f"the mount point of {who}", self.mount_point)
+        check_text(f"a mount option of {who}", self.mount_options)
+        require(
+            not set(self.mount_options) & set(" \t\n"),
+            f'the mount options "{self.mount_options}" of {who} hold a blank; separate them by commas',
+        )
         for rule in (*self.translate_uid, *self.translate_gid, *self.uid_map, *self.gid_map, self.xattr_map):
             check_text(f"a rule of {who}", rule)
         require(
@@ -254,6 +260,7 @@ class MachineSpec:
             f"{who} boots the built-in guest; Kernel, Initrd, Image and RootShare can't be used with Builtin",
         )
         require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
+        self._check_later(who)
         self._check_network(who)
         tags = [share.tag for share in self.shares]
         require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
@@ -261,6 +268,12 @@ class MachineSpec:
             self.spare_ports <= SPARE_PORTS_MAX,
             f"{who} has {self.spare_ports} spare ports; give at most {SPARE_PORTS_MAX}",
         )
+
+    def _check_later(self, who: str) -> None:
+        """:raise NotSupported: an option is set behind which there is nothing yet."""
+        for name, item in MACHINE_OPTIONS.items():
+            if name in _LATER and item.to_dbus(self):
+                raise NotSupported(f"{name} of {who} comes with a later version; leave it out")
 
     def _check_network(self, who: str) -> None:
         kind, _, interface = self.network.partition(":")
@@ -300,40 +313,6 @@ class MachineSpec:
 
 SHARE_OPTIONS: Mapping[str, Option] = options_of(ShareSpec)
 MACHINE_OPTIONS: Mapping[str, Option] = options_of(MachineSpec)
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """A port of the host that leads into the guest."""
-
-    protocol: str
-    host_address: str
-    host_port: int
-    guest_port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `tcp:127.0.0.1:2222:22`, or `tcp::2222:22` for all addresses of the host.
-
-        :raise InvalidArgs: it is not of that form.
-        """
-        remedy = InvalidArgs(f'forward "{text}" is not of the form tcp:127.0.0.1:2222:22')
-        if text.count(":") < 3:
-            raise remedy  # that a port is open to everybody must be said
-        protocol, _, rest = text.partition(":")
-        address, _, ports = rest.rpartition(":")
-        address, _, host = address.rpartition(":")
-        try:
-            forward = cls(protocol, address, int(host), int(ports))
-            # a zone after % could be anything, an option of QEMU's too
-            if address and getattr(ipaddress.ip_address(address.strip("[]")), "scope_id", None):
-                raise remedy
-        except ValueError:
-            raise remedy from None
-        valid = all(0 < port < 1 << 16 for port in (forward.host_port, forward.guest_port))
-        if protocol not in ("tcp", "udp") or not valid:
-            raise remedy
-        return forward
 
 
 def fit_tag(text: str, size: int = names.TAG_MAX) -> str:

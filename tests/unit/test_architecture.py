@@ -23,7 +23,7 @@ MAX_LINES = 400
 
 LAYERS = [
     {"names", "errors"},
-    {"options", "paths", "turns", "devices", "binaries", "kernel_image", "power_off", "lean"},
+    {"options", "forward", "paths", "turns", "devices", "binaries", "kernel_image", "power_off", "lean"},
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {
@@ -49,7 +49,7 @@ LAYERS = [
     {"service"},
 ]
 """Each may import from its own layer and those before."""
-OF_THE_CLIENT = {"names", "errors", "options", "model", "guest", "prerequisites", "journal"}
+OF_THE_CLIENT = {"names", "errors", "options", "forward", "model", "guest", "prerequisites", "journal"}
 """What vfsctl shares with the daemon: words and checks, nothing that runs."""
 DBUS = {"bus", "systemd1", "cli.proxy", "lean"}
 """Who may know the D-Bus library; lean only loads it quickly."""

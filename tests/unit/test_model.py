@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vfsd import names
 from vfsd.errors import InvalidArgs
+from vfsd.forward import Forward
 from vfsd.model import (
     MACHINE_OPTIONS,
     SHARE_OPTIONS,
-    Forward,
     MachineSpec,
     Sandbox,
     ShareSpec,

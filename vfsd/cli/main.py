@@ -34,6 +34,7 @@ COMMANDS = {
     "status": LazyCommand("vfsd.cli.status:status", "What there is and how it does."),
     "share": LazyCommand("vfsd.cli.share:share", "Directories behind a virtiofsd socket."),
     "machine": LazyCommand("vfsd.cli.machine:machine", "QEMU machines and the shares they see."),
+    "exec": LazyCommand("vfsd.cli.execute:execute", "Run a program in a guest, through its agent."),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
     "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
 }

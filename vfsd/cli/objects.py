@@ -106,6 +106,8 @@ def property_text(value: Any) -> str:
     """A property's value as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items())
     if isinstance(value, list):
         return " ".join(str(item) for item in value)
     return str(value)

@@ -97,6 +97,11 @@ def parse_value(option: Option, text: str) -> Typed:
         return Typed(signature, number)
     if signature == "as":
         return Typed("as", [text])
+    if signature == "a{ss}":
+        name, equals, content = text.partition("=")
+        if not equals:
+            raise _wrong(f'"{text}" is not of the form NAME=VALUE', f"write {option.dbus_name}=NAME=VALUE.")
+        return Typed("a{ss}", {name: content})
     return Typed("s", text)
 
 
@@ -134,6 +139,8 @@ def parse_assignments(table: Mapping[str, Option], texts: tuple[str, ...]) -> Op
         typed = parse_value(option, value)
         if option.signature == "as" and option.dbus_name in options:
             typed = Typed("as", [*options[option.dbus_name].value, value])
+        if option.signature == "a{ss}" and option.dbus_name in options:
+            typed = Typed("a{ss}", {**options[option.dbus_name].value, **typed.value})
         options[option.dbus_name] = typed
     return options
 

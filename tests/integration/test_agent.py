@@ -1,0 +1,112 @@
+"""What vfsd knows of a guest and does in it, with the agent of the built-in guest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from dbus_next import Variant
+
+from tests.integration.harness import MACHINE, SHARE, Client, Vfsd, until, wait_for
+from tests.integration.test_hotplug import builtin, execute, guest_is_ready, refused
+from tests.integration.tiny_guest import started
+
+
+async def test_a_guest_and_its_agent(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    folder.chmod(0o777)
+    machine = await builtin(client, folder)
+    [share] = await client.get(machine, MACHINE, "Shares")
+    await until(lambda: True in client.signals.changes(machine, "GuestReady"), "it is told", 60)
+    await until(lambda: client.signals.changes(machine, "GuestSystem"), "so is the system")
+    assert (await client.get(machine, MACHINE, "GuestSystem")).startswith("vfsd built-in guest, Linux 6.")
+    await until(lambda: "/first" in client.signals.changes(share, "MountedAt"), "and the mount")
+    assert await client.get(share, SHARE, "GuestOptions") == "rw,relatime"
+
+    # programs: arguments, environment, input, exit code
+    odd = ["a b", 'it\'s "x" $HOME \\', "two\nlines\ttab", "", "ü€"]
+    status, output, _ = await execute(client, machine, "printf", "[%s]", *odd)
+    assert (status, output.decode()) == (0, "".join(f"[{word}]" for word in odd))
+    given = {"Input": Variant("ay", b"in\0put"), "Environment": Variant("as", ["X=1  2"])}
+    call = (machine, MACHINE, "Execute", "asa{sv}")
+    found = await client.raw("org.vfsd1", *call, [["sh", "-c", 'echo "$X"; cat; echo e >&2; exit 7'], given])
+    assert found == [7, b"1  2\nin\0put", b"e\n"]
+    status, output, _ = await execute(client, machine, "head", "-c", "1000000", "/dev/zero")
+    assert (status, output) == (0, bytes(1_000_000))
+    status, _, errors = await execute(client, machine, "no-such-program")
+    assert status == 127
+    assert b"no-such-program" in errors
+    # refusals
+    await refused(client.call(*call, [], {}), "InvalidArgs", "nothing to run")
+    await refused(client.call(*call, ["x"], {"Nothing": Variant("s", "")}), "InvalidArgs", "Nothing")
+    begun = time.monotonic()
+    short = {"TimeoutUSec": Variant("t", 500_000)}
+    await refused(client.call(*call, ["sleep", "30"], short), "GuestTimeout", "sleep")
+    assert time.monotonic() - begun < 5
+
+    # vfsctl: exit code, both outputs, input
+    command = vfsd.argv(["vfsctl", vfsd.flag, "exec", "guest", "sh", "-c", "cat; echo no >&2; exit 5"])
+    done = subprocess.run(command, input=b"to the guest", capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, b"to the guest", b"no\n")
+
+    # what the guest does by hand is seen when it is asked for
+    assert (await execute(client, machine, "umount", "/first"))[0] == 0
+    await client.call(machine, MACHINE, "QueryGuest")
+    assert await client.get(share, SHARE, "MountedAt") == ""
+    size, free = await client.raw("org.vfsd1", share, SHARE, "GetSpace", "", [])
+    found_fs = os.statvfs(folder)
+    assert size == found_fs.f_blocks * found_fs.f_frsize
+    assert 0 < free <= size
+
+    # a new vfsd finds the agent again
+    os.kill(vfsd.main_pid(), signal.SIGKILL)
+    vfsd.systemctl("reset-failed", "vfsd.service", check=False)
+    vfsd.systemctl("start", "vfsd.service")
+    wait_for(lambda: vfsd.get(machine, MACHINE, "GuestReady"), "the agent is found again")
+    wait_for(lambda: vfsd.get(machine, MACHINE, "GuestSystem").startswith("vfsd built-in"), "and its system")
+
+    # an agent that dies
+    vfsd.run(
+        "vfsctl",
+        vfsd.flag,
+        "exec",
+        "guest",
+        "sh",
+        "-c",
+        "(sleep 0.2; kill $(ps | grep [v]fsd/agent | awk '{print $1}')) &",
+        check=False,
+    )
+    wait_for(lambda: not vfsd.get(machine, MACHINE, "GuestReady"), "its end is seen")
+    assert vfsd.get(machine, MACHINE, "GuestSystem") == ""
+    assert vfsd.get(machine, MACHINE, "State") == "running"
+
+
+async def test_a_shutdown_goes_through_the_agent(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await builtin(client, folder)
+    await guest_is_ready(vfsd, machine)
+    await client.call(machine, MACHINE, "Shutdown", "t", 0)
+    await until(lambda: "stopped" in [new for _, new, _ in client.signals.states(machine)], "it is off", 30)
+    assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
+    assert await client.get(machine, MACHINE, "GuestReady") is False
+
+
+async def test_a_guest_without_agent(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await started(client, folder)
+    assert await client.get(machine, MACHINE, "GuestReady") is False
+    await refused(
+        client.call(machine, MACHINE, "Execute", "asa{sv}", ["true"], {}), "NotSupported", "no agent"
+    )
+    await refused(client.call(machine, MACHINE, "QueryGuest"), "NotSupported", "qemu-guest-agent")
+    await client.call(machine, MACHINE, "Kill")
+    await refused(client.call(machine, MACHINE, "Execute", "asa{sv}", ["true"], {}), "WrongState")
+    await refused(client.call(machine, MACHINE, "QueryGuest"), "WrongState")
+    for option, value in {
+        "SSH": Variant("b", True),
+        "RootOverlay": Variant("b", True),
+        "Credentials": Variant("a{ss}", {"a": "b"}),
+        "CredentialFiles": Variant("a{ss}", {"a": "/b"}),
+    }.items():
+        setting = (machine, "org.freedesktop.DBus.Properties", "Set", "ssv", MACHINE, option, value)
+        await refused(client.call(*setting), "NotSupported", option)
