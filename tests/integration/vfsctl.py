@@ -56,7 +56,7 @@ class Terminal:
 
     def __init__(self, vfsd: Vfsd, *arguments: str, columns: int = 80) -> None:
         self._main, self._terminal = pty.openpty()
-        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.resize(24, columns)
         self.before = termios.tcgetattr(self._terminal)
         argv = vfsd.argv(["env", "-u", "COLUMNS", "TERM=xterm", "vfsctl", *arguments])
         # setsid makes it the controlling terminal, from which Ctrl-C would come if it were not raw
@@ -85,6 +85,10 @@ class Terminal:
 
     def send(self, keys: str) -> None:
         os.write(self._main, keys.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        """What a window does whose size is changed."""
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     @property
     def is_raw(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfsd import errors as domain
-from vfsd.cli import boot, command, console, monitor, options, output, status, values
+from vfsd.cli import boot, command, console, monitor, options, output, status, values, view, visitor
 from vfsd.cli.errors import CallFailed, CliError, Exit, Unreachable, explain, explain_unreachable
 from vfsd.cli.main import main
 from vfsd.cli.output import Column
@@ -530,3 +531,114 @@ def test_what_is_never_imported(line: str, never: set[str], tmp_path: Path) -> N
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "imported: []", done.stderr
+
+
+# consoles that were opened again, and viewers
+
+
+@given(
+    pieces=st.lists(st.text("ab\n", max_size=30).map(str.encode), max_size=5),
+    away=st.text("ab\n", max_size=12).map(str.encode),
+    split=st.integers(1, 7),
+)
+def test_a_console_that_was_opened_again_shows_nothing_twice(
+    pieces: list[bytes], away: bytes, split: int
+) -> None:
+    continued = visitor.Continued()
+    said = b"".join(pieces)
+    assert b"".join(continued.feed(piece) for piece in pieces) == said
+    for new in (b"", b"1" + away, b"2" + away):  # of which it can be told that it is new
+        continued.again()
+        said += new
+        feeds = (continued.feed(said[place : place + split]) for place in range(0, len(said), split))
+        assert b"".join(feeds) == new
+    assert continued.feed(b"next") == b"next"
+
+
+def test_a_long_console_that_was_opened_again() -> None:
+    said = b"".join(b"%07d\n" % number for number in range(20_000))
+    continued = visitor.Continued()
+    for place in range(0, 100_000, 1000):
+        assert continued.feed(said[place : place + 1000]) == said[place : place + 1000]
+    continued.again()
+    replay = said[: 100_000 + 4000][-visitor.REPLAY :]
+    shown = b"".join(continued.feed(replay[place : place + 500]) for place in range(0, len(replay), 500))
+    assert shown == said[100_000:104_000]
+    assert continued.feed(b"next") == b"next"
+    continued.again()
+    assert continued.feed(said[-visitor.REPLAY :]) == said[-visitor.REPLAY :], (
+        "all of it is new: much was missed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "expected"),
+    [
+        ("vnc", ["vncviewer", "remote-viewer"], ["vncviewer", "/run/x y/display"]),
+        ("vnc", ["xtigervncviewer", "vncviewer"], ["xtigervncviewer", "/run/x y/display"]),
+        ("vnc", ["remote-viewer"], ["remote-viewer", "vnc+unix:///run/x%20y/display"]),
+        ("spice", ["remote-viewer", "spicy"], ["remote-viewer", "spice+unix:///run/x%20y/display"]),
+        ("spice", ["spicy"], ["spicy", "--uri=spice+unix:///run/x%20y/display"]),
+        ("spice", ["vncviewer"], None),
+        ("vnc", ["spicy"], None),
+    ],
+)
+def test_the_viewer_that_is_installed(
+    kind: str,
+    installed: list[str],
+    expected: list[str] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in installed:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.delenv(view.VIEWER, raising=False)
+    if expected is None:
+        with pytest.raises(CliError) as caught:
+            view.viewer_command(kind, "/run/x y/display")
+        assert view.TO_INSTALL[kind] in caught.value.hint
+    else:
+        program, *arguments = expected
+        assert view.viewer_command(kind, "/run/x y/display") == [str(tmp_path / program), *arguments]
+
+
+class Guest:
+    """Takes the calls of a visitor, whose terminal changes its size while the first is under way."""
+
+    def __init__(self, sizes: list[os.terminal_size], refuse: bool) -> None:
+        self._sizes = sizes
+        self._refuse = refuse
+        self.commands: list[list[str]] = []
+
+    async def call(self, *arguments: Any) -> list[Any]:
+        assert arguments[1:4] == ("org.vfsd1.Machine", "Execute", "asa{sv}")
+        self.commands.append(arguments[4])
+        if len(self._sizes) > 1:
+            self._sizes.pop(0)
+        if self._refuse:
+            raise CallFailed("org.freedesktop.DBus.Error.NotSupported", "the guest has no agent")
+        return [0, b"", b""]
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+async def test_the_guest_is_told_the_size_of_the_terminal(
+    refuse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [os.terminal_size((80, 24)), os.terminal_size((132, 50))]
+    guest = Guest(sizes, refuse)
+    client: Any = guest
+    visit = visitor.Visitor(client, "x")
+    monkeypatch.setattr(visitor, "_size", lambda: sizes[0])
+    visit._resize()
+    assert not guest.commands, "a guest without an agent is not asked"
+    visit._learn(ready=True)
+    visit._resize()
+    assert visit._resizing is not None
+    await visit._resizing
+    stty = ["stty", "-F", "/dev/console"]
+    assert guest.commands == [
+        [*stty, "rows", "24", "cols", "80"],
+        [*stty, "rows", "50", "cols", "132"],
+    ]

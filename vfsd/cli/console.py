@@ -26,6 +26,7 @@ _CHUNK = 4096
 """Bytes; what a pipe that is writable takes without blocking (PIPE_BUF)."""
 
 Filter = Callable[[bytes], bytes]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class End(enum.Enum):
@@ -60,15 +61,14 @@ class EscapeKey:
         return False
 
 
-async def attach(path: str, *, keys: bool, convert: Filter, ready: asyncio.Event) -> End:
-    """Show the console at `path` until it ends.
+async def attach(streams: Streams, *, keys: bool, convert: Filter, ready: asyncio.Event) -> End:
+    """Show a console until it ends, and close it.
 
     :param keys: whether standard input is forwarded.
     :param convert: what becomes of the output before it is written.
     :param ready: what comes from a pipe waits for this: a guest that still boots would lose it.
-    :raise OSError: the console can't be reached.
     """
-    reader, writer = await _connect(path)
+    reader, writer = streams
     end: asyncio.Future[End] = asyncio.get_running_loop().create_future()
     tasks = [asyncio.create_task(_show(reader, convert, end))]
     if keys:
@@ -90,7 +90,8 @@ async def first(*awaited: Awaitable[Any]) -> None:
     await asyncio.wait({asyncio.ensure_future(it) for it in awaited}, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def _connect(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(path: str) -> Streams:
+    """The console at `path`. :raise OSError: it can't be reached."""
     for _ in range(CONNECT_TRIES - 1):
         try:
             return await asyncio.open_unix_connection(path)

@@ -87,7 +87,7 @@ _HINTS = {
     ERROR_PREFIX + "PrerequisiteMissing": '"vfsctl check" lists all that is needed and how to get it.',
     ERROR_PREFIX + "GuestTimeout": 'the guest may be busy; "vfsctl machine kill NAME" ends it by force.',
     _STANDARD + "InvalidArgs": 'see "vfsctl COMMAND --help".',
-    _STANDARD + "LimitsExceeded": "too many calls are under way; try again in a moment.",
+    _STANDARD + "LimitsExceeded": "too much is under way; end some of it, or try again in a moment.",
 }
 
 _JOURNAL_TELLS_MORE = {

@@ -35,6 +35,8 @@ COMMANDS = {
     "share": LazyCommand("vfsd.cli.share:share", "Directories behind a virtiofsd socket."),
     "machine": LazyCommand("vfsd.cli.machine:machine", "QEMU machines and the shares they see."),
     "exec": LazyCommand("vfsd.cli.execute:execute", "Run a program in a guest, through its agent."),
+    "console": LazyCommand("vfsd.cli.open_console:console", "A machine's console on this terminal."),
+    "view": LazyCommand("vfsd.cli.view:view", "A machine's display in a window."),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
     "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
 }

@@ -69,6 +69,30 @@ class Client:
 
         :raise CallFailed: the answer is an error, or none came within that many seconds.
         """
+        reply = await self._call(
+            path, interface, member, signature, *body, destination=destination, within=within
+        )
+        return [_unpack(value) for value in reply.body]
+
+    async def descriptor(self, path: str, interface: str, member: str) -> int:
+        """Call a method without arguments and return the file descriptor that it answers, which is the caller's.
+
+        The connection must have been made for that. :raise CallFailed: see `call()`.
+        """
+        reply = await self._call(path, interface, member)
+        descriptor: int = reply.unix_fds[reply.body[0]]
+        return descriptor
+
+    async def _call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        destination: str = BUS_NAME,
+        within: float = CALL_TIMEOUT,
+    ) -> Message:
         message = Message(
             destination=destination,
             path=path,
@@ -89,7 +113,8 @@ class Client:
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
             raise CallFailed(reply.error_name, text)
-        return [_unpack(value) for value in reply.body]
+        answer: Message = reply
+        return answer
 
     async def manager(
         self, member: str, signature: str = "", *body: Any, within: float = CALL_TIMEOUT
@@ -149,14 +174,15 @@ class Client:
                     await self.call("/org/freedesktop/DBus", _BUS, "RemoveMatch", "s", rule, destination=_BUS)
 
 
-def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]], *, descriptors: bool = False) -> T:
     """Run `body` with a connection to that bus, and close it.
 
+    :param descriptors: whether answers may be file descriptors.
     :raise Unreachable: there is no bus.
     """
 
     async def connected() -> T:
-        client = await connect(scope)
+        client = await connect(scope, descriptors=descriptors)
         try:
             return await body(client)
         finally:
@@ -165,11 +191,11 @@ def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
     return asyncio.run(connected())
 
 
-async def connect(scope: Scope) -> Client:
+async def connect(scope: Scope, *, descriptors: bool = False) -> Client:
     """Connect to the bus. :raise Unreachable: there is none, or it refuses this user."""
     what = "your user bus" if scope is Scope.USER else "the system bus"
     try:
-        bus = MessageBus(bus_address=_bus_address(scope))
+        bus = MessageBus(bus_address=_bus_address(scope), negotiate_unix_fd=descriptors)
         await asyncio.wait_for(bus.connect(), CALL_TIMEOUT)
     except TimeoutError:
         raise Unreachable(f"{what} does not answer") from None

@@ -151,10 +151,11 @@ class Runner:
         # A pipe's content would be echoed into the command's output by the guest's terminal.
         keys = terminal or not self._plan.command
         try:
-            return await console.attach(path, keys=keys, convert=self._convert, ready=self._ready)
+            streams = await console.connect(path)
         except OSError as error:
             reason = error.strerror or error
             raise CliError(f"the console of {self._plan.name} can't be reached: {reason}") from None
+        return await console.attach(streams, keys=keys, convert=self._convert, ready=self._ready)
 
     async def _show_journal(self) -> End:
         self._spinner.stop()

@@ -50,15 +50,16 @@ class Session:
         """Whether a person looks at stderr, where progress is shown."""
         return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
-    def run(self, body: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    def run(self, body: Callable[[Client], Coroutine[Any, Any, T]], *, descriptors: bool = False) -> T:
         """Connect to the bus and run `body` with the connection.
 
+        :param descriptors: whether answers may be file descriptors.
         :raise CallFailed, Unreachable: as the calls in it.
         """
         # dbus_next and asyncio cost as much as the rest of vfsctl together; only who calls the bus pays.
         from vfsd.cli import proxy  # noqa: PLC0415
 
-        return proxy.run(self.scope, body)
+        return proxy.run(self.scope, body, descriptors=descriptors)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
