@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import commands, power_off, units
+from vfsd import commands, power_off, root_share, units
 from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
 from vfsd.devices import Layout
@@ -108,12 +108,14 @@ async def _boot(context: Context, machine: Lifecycle, qemu: QemuBinary) -> Boot:
     if spec.kernel:
         kernel = _link(paths.link("kernel"), "kernel", spec.kernel, spec.name)
         initrd = _link(paths.link("initrd"), "initrd", spec.initrd, spec.name) if spec.initrd else None
-        root = _root_share(machine)
+        root = root_share.find(machine)
+        if root:
+            initrd = await root_share.initrd(context, machine, root) or initrd
         arguments = commands.kernel_arguments(
             spec,
             MachineArchitecture.of(qemu.arch).console,
             root.spec.tag if root else "",
-            root_read_only=bool(root and root.spec.read_only),
+            root_read_only=bool(root and root.spec.read_only and not spec.root_overlay),
         )
     elif spec.root_share:
         raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
@@ -155,20 +157,6 @@ def _check_interface(machine: Lifecycle) -> None:
             f'network interface "{interface}" of machine "{machine.name}" does not exist; make the {kind} first, '
             "or use another Network"
         )
-
-
-def _root_share(machine: Lifecycle) -> Share | None:
-    wanted = machine.spec.root_share
-    if not wanted:
-        return None
-    by_tag = (share for share in machine.shares if share.spec.tag == wanted)
-    by_name = (share for share in machine.shares if share.name == wanted)
-    root = next(by_tag, None) or next(by_name, None)
-    if root is None:
-        raise InvalidArgs(
-            f'machine "{machine.name}" has no share "{wanted}" to boot from; attach it, or name another'
-        )
-    return root
 
 
 def _link(link: Path, what: str, target: str, name: str) -> Path:

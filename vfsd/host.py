@@ -20,6 +20,7 @@ from vfsd.paths import Paths
 
 if TYPE_CHECKING:
     from vfsd.guest import BuiltinGuest
+    from vfsd.kernel import KernelReport
 
 _FIRMWARE_FOLDERS = (
     Path("/etc/qemu/firmware"),
@@ -53,6 +54,7 @@ class Host:
         self._kvm_asked = asyncio.Lock()
         self._found: dict[Callable[[], Any], tuple[float, Any]] = {}
         self._builtin: tuple[float, BuiltinGuest | None, list[Stamp]] = (0.0, None, [])
+        self._kernels: dict[Path, tuple[Stamp, KernelReport]] = {}
         self.versions = Versions()
         self.on_versions: Callable[[], None] = lambda: None
 
@@ -118,6 +120,19 @@ class Host:
         self._builtin = (time.monotonic(), guest, _stamps(guest))
         return guest
 
+    async def kernel(self, path: Path) -> KernelReport:
+        """What is known of a kernel file; it is looked into again when it changes. :raise OSError: it can't be read."""
+        stamp = _stamp(path)
+        known_stamp, report = self._kernels.get(path, (None, None))
+        if report is None or stamp != known_stamp:
+            report = await asyncio.to_thread(_inspect, path)
+            self._kernels[path] = (stamp, report)
+        return report
+
+    async def overlay(self, kernel: KernelReport, source: Path) -> Path:
+        """The initial RAM file system with which that kernel boots from a directory, and leaves it as it is."""
+        return await asyncio.to_thread(_overlay, kernel, source, self._paths.builtin)
+
     async def _ask_kvm(self) -> KvmVerdict:
         async with self._kvm_asked:
             if self._kvm is None:
@@ -150,15 +165,28 @@ def _build(folder: Path) -> BuiltinGuest:
     return guest.build(guest.find_kernel(), folder)
 
 
+def _inspect(path: Path) -> KernelReport:
+    from vfsd.kernel import inspect_kernel  # noqa: PLC0415  # most machines never need it
+
+    return inspect_kernel(path)
+
+
+def _overlay(kernel: KernelReport, source: Path, folder: Path) -> Path:
+    from vfsd.guest import overlay  # noqa: PLC0415  # most machines never need it
+
+    return overlay.build(kernel, source, folder)
+
+
 def _stamps(guest: BuiltinGuest) -> list[Stamp]:
-    found = []
-    for path in (guest.kernel, guest.initrd):
-        try:
-            status = path.stat()
-        except OSError:
-            return []
-        found.append((status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
+    try:
+        return [_stamp(path) for path in (guest.kernel, guest.initrd)]
+    except OSError:
+        return []
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _image_format(image: Path) -> str:

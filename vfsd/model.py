@@ -21,7 +21,7 @@ GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
 MEMORY_MIN = 16 << 20
 """Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
-_LATER = ("RootOverlay", "Credentials", "CredentialFiles", "SSH")
+_LATER = ("Credentials", "CredentialFiles", "SSH")
 SPARE_PORTS = 8
 """PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise. Those
 of a bridge cost nothing (HACKING.md has the measurements)."""
@@ -261,6 +261,10 @@ class MachineSpec:
         )
         require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
         self._check_later(who)
+        require(
+            not self.root_overlay or (self.root_share and not self.initrd),
+            f"{who} has RootOverlay, which needs a RootShare, and comes with an initial RAM file system of its own",
+        )
         self._check_network(who)
         tags = [share.tag for share in self.shares]
         require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")

@@ -104,7 +104,6 @@ async def test_a_guest_without_agent(vfsd: Vfsd, client: Client, folder: Path) -
     await refused(client.call(machine, MACHINE, "QueryGuest"), "WrongState")
     for option, value in {
         "SSH": Variant("b", True),
-        "RootOverlay": Variant("b", True),
         "Credentials": Variant("a{ss}", {"a": "b"}),
         "CredentialFiles": Variant("a{ss}", {"a": "/b"}),
     }.items():

@@ -41,7 +41,7 @@ LAYERS = [
         "host",
     },
     {
-        *("context", "serving", "share", "virtiofsd", "boot", "blame", "follower"),
+        *("context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
     },
     {"registry"},

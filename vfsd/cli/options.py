@@ -48,6 +48,7 @@ BOOT_FLAGS = (
     Flag("--kernel", "Kernel", "Kernel to boot directly.", "FILE", is_path=True),
     Flag("--initrd", "Initrd", "Initial RAM file system for the kernel.", "FILE", is_path=True),
     Flag("--append", "Append", "Arguments for the kernel.", "ARGUMENTS"),
+    Flag("--root-overlay", "RootOverlay", "Leave the root share as it is; writes go to the guest's memory."),
     Flag("--image", "Image", "Disk image, qcow2 or raw.", "FILE", is_path=True),
     Flag("--firmware", "Firmware", "Firmware that boots the image."),
     Flag("--memory", "Memory", "Memory of the guest, such as 2G. Default: 1G.", "SIZE"),

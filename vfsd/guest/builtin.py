@@ -8,31 +8,25 @@ share. Powering off takes 0.2 s. Not compressing the image makes it 0.1 s faster
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-import stat
 import struct
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd.errors import PrerequisiteMissing
 from vfsd.guest import cpio, inner_agent, script
+from vfsd.guest.cache import cached, remove_old
 from vfsd.guest.modules import ModuleTree, ModuleUnreadable
 from vfsd.kernel import KernelReport, Presence, inspect_kernel
 from vfsd.kernel_image import read_image
 
 _FORMAT = "1"
 """Part of the cache's key: raise it when an image of the same ingredients changes."""
-
-_KEEP_SECONDS = 24 * 3600.0
-"""QEMU reads both files before the guest runs, so any may go; those of another kernel stay for a while."""
 
 _MODULES: Mapping[str, tuple[str, ...]] = {
     "shares": ("virtio_pci", "virtiofs"),
@@ -174,7 +168,7 @@ def build(kernel: Path, cache: Path, *, direct: bool = True, busybox: Path | Non
         cache.mkdir(parents=True, exist_ok=True)
         initrd = _image(content, program, modules, cache)
         bootable = (_unpacked(kernel, cache) if direct else None) or kernel
-        _remove_old(cache)
+        remove_old(cache)
     except ModuleUnreadable as error:
         raise GuestUnavailable(str(error), "Install zstd and xz-utils, or another kernel.") from error
     except OSError as error:
@@ -232,7 +226,9 @@ def _image(busybox: bytes, program: Path, modules: Mapping[str, bytes], cache: P
     for name, content in modules.items():
         digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
     path = cache / f"builtin-{digest.hexdigest()[:32]}.img"
-    return _cached(path, lambda: cpio.archive(_entries(busybox, _applets(program), modules)))
+    return cached(
+        path, lambda: cpio.archive(_entries(busybox, applets_of(program, _NEEDED_APPLETS), modules))
+    )
 
 
 def _entries(busybox: bytes, applets: Iterable[str], modules: Mapping[str, bytes]) -> list[cpio.Entry]:
@@ -261,14 +257,17 @@ def _entries(busybox: bytes, applets: Iterable[str], modules: Mapping[str, bytes
     ]
 
 
-def _applets(program: Path) -> list[str]:
-    """What this busybox can do; asked of it, for distributions configure it differently."""
+def applets_of(program: Path, needed: Iterable[str]) -> list[str]:
+    """What this busybox can do; asked of it, for distributions configure it differently.
+
+    :raises GuestUnavailable: it lacks what is needed.
+    """
     try:
         done = subprocess.run([program, "--list"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise GuestUnavailable(f"{program} does not run on this host.", _INSTALL_BUSYBOX) from error
     applets = done.stdout.split()
-    if lacking := _NEEDED_APPLETS.difference(applets):
+    if lacking := set(needed).difference(applets):
         raise GuestUnavailable(f"{program} was built without {', '.join(sorted(lacking))}.", _INSTALL_BUSYBOX)
     return applets
 
@@ -307,7 +306,7 @@ def _unpacked(kernel: Path, cache: Path) -> Path | None:
         text = image.text()
         return _trimmed(text) if text.startswith(b"\x7fELF") and _has_pvh_entry(text) else b""
 
-    made = _cached(path, content)
+    made = cached(path, content)
     return made if made.stat().st_size else None
 
 
@@ -320,51 +319,3 @@ def _has_pvh_entry(text: bytes) -> bool:
 def _trimmed(text: bytes) -> bytes:
     # Behind the segments lie section headers and relocations, which QEMU doesn't read
     return text[: max(offset + length for _, offset, length in _segments(text))]
-
-
-def _cached(path: Path, make: Callable[[], bytes]) -> Path:
-    """The file at *path* if it is whole, else a new one with what *make* returns."""
-    record = path.with_name(f"{path.name}.sum")
-    with contextlib.suppress(OSError, ValueError):
-        length, digest = record.read_text(encoding="ascii").split()
-        content = path.read_bytes()
-        if len(content) == int(length) and hashlib.sha256(content).hexdigest() == digest:
-            for file in (path, record):
-                os.utime(file)
-            return path
-    content = make()
-    _write(path, content)
-    _write(record, f"{len(content)} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file at once; blocks of zeros become holes, of which a kernel has a third."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            view = memoryview(content)
-            zeros = bytes(1 << 16)
-            for start in range(0, len(content), len(zeros)):
-                block = view[start : start + len(zeros)]
-                if block == zeros[: len(block)]:
-                    file.seek(len(block), os.SEEK_CUR)
-                else:
-                    file.write(block)
-            file.truncate(len(content))
-            os.fchmod(file.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _remove_old(cache: Path) -> None:
-    oldest = time.time() - _KEEP_SECONDS
-    for pattern in ("builtin-*", "vmlinux-*", ".new-*"):
-        for file in cache.glob(pattern):
-            # Another process may be at the same
-            with contextlib.suppress(FileNotFoundError):
-                status = file.stat()
-                if stat.S_ISREG(status.st_mode) and status.st_mtime < oldest:
-                    file.unlink()

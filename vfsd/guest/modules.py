@@ -1,4 +1,4 @@
-"""The kernel modules that the built-in guest needs, with what they depend on, unpacked.
+"""The kernel modules that a guest of ours needs, with what they depend on, unpacked.
 
 They are looked up as modprobe(8) does: in modules.builtin and modules.dep of the kernel's module tree. A tree
 without modules.dep, as in a package that was unpacked and not installed, is walked, and the dependencies are
@@ -8,6 +8,7 @@ read from the modules themselves (the `.modinfo` section: NUL-separated `depends
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -30,17 +31,19 @@ class ModuleTree:
     files: dict[str, Path] = field(default_factory=dict)
     dependencies: dict[str, list[str]] | None = None
     """None: there is no modules.dep."""
+    read_file: Callable[[Path], bytes] = Path.read_bytes
+    """How its files are read: those of a tree that a guest can write to must not be trusted."""
 
     @classmethod
-    def read(cls, folder: Path) -> ModuleTree:
+    def read(cls, folder: Path, read_file: Callable[[Path], bytes] = Path.read_bytes) -> ModuleTree:
         """Read the lists of a module tree.
 
         :raises OSError: the folder or its modules.builtin can't be read.
         """
-        builtin = (folder / "modules.builtin").read_text(encoding="utf-8").split()
-        tree = cls(folder, builtin={module_name(path) for path in builtin})
+        builtin = read_file(folder / "modules.builtin").decode().split()
+        tree = cls(folder, builtin={module_name(path) for path in builtin}, read_file=read_file)
         try:
-            lines = (folder / "modules.dep").read_text(encoding="utf-8").splitlines()
+            lines = read_file(folder / "modules.dep").decode().splitlines()
         except FileNotFoundError:
             tree.files = {module_name(path.name): path for path in folder.glob("kernel/**/*.ko*")}
             return tree
@@ -74,7 +77,7 @@ class ModuleTree:
         """
         file = self.files[name]
         try:
-            content = decompress(file.read_bytes())
+            content = decompress(self.read_file(file))
         except OSError as error:
             raise ModuleUnreadable(f"The kernel module {file} can't be read: {error.strerror}.") from error
         if not content.startswith(b"\x7fELF"):
