@@ -182,8 +182,7 @@ class Console:
 
     async def _wait_for_tap(self, *, connected: bool) -> None:
         while True:
-            devices = await self._execute("query-chardev")
-            names = [str(device["filename"]) for device in devices if device["label"] == TAP]
+            names = _filenames(await self._execute("query-chardev"), TAP)
             if not names:
                 raise NotSupported(
                     f'machine "{self._name}" was started by an older vfsd; shut it down and start it again to '
@@ -210,7 +209,7 @@ class Console:
         """What was written since the ring was read last, at most LIMIT bytes; the ring forgets it."""
         answer = await self._execute("ringbuf-read", device=HISTORY, size=LIMIT, format="base64")
         try:
-            return base64.b64decode(answer)[-LIMIT:]
+            return base64.b64decode(answer, validate=True)[-LIMIT:]
         except (TypeError, ValueError, binascii.Error):
             raise MonitorFailed("QEMU answered ringbuf-read with what is no base64") from None
 
@@ -247,3 +246,11 @@ class Console:
                 for reader in readers:
                     self._unwatch(reader)
                     reader.finish()
+
+
+def _filenames(devices: Any, label: str) -> list[str]:
+    """What an answer to query-chardev has as file name of the device of that label. :raise MonitorFailed."""
+    try:
+        return [str(device["filename"]) for device in devices if device["label"] == label]
+    except (TypeError, KeyError):
+        raise MonitorFailed("QEMU answered query-chardev with what is no list of devices") from None
