@@ -111,6 +111,11 @@ class QemuBinary:
         return "pvpanic-pci" in self.devices
 
     @property
+    def panic_exit(self) -> bool:
+        """It can end with an exit code of its own when the guest panics (`-action panic=exit-failure`, since 7.1)."""
+        return self.panic_device and self.version >= (7, 1)
+
+    @property
     def memory_backend_memfd(self) -> bool:
         """Shared guest memory without a file system behind it."""
         return "memory-backend-memfd" in self.objects

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfsd import names
+from vfsd import names, outcome
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError
-from vfsd.journal import last_words
+from vfsd.journal import last_words, said
 from vfsd.model import MachineSpec
 from vfsd.share import Share, why_virtiofsd_failed
+from vfsd.supervisor import UnitStatus
 
+_QEMU_BEGINS = "qemu-"
+"""How QEMU's messages begin: with the name of the program, qemu-system-x86_64 or qemu-kvm."""
 _FILES = ("kernel", "initrd", "image")
 """What a machine names by paths on the host."""
 
@@ -45,6 +48,13 @@ async def failed_start(
     if words:
         return UnitFailed(f"{begin}: QEMU said: {_as_the_user_named_it(context, spec, words)}")
     return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
+
+
+async def guest_panicked(spec: MachineSpec, invocation: str, status: UnitStatus) -> bool:
+    """Whether an end of QEMU that nobody saw was its guest's panic: the exit code, and not a word of QEMU's."""
+    if not outcome.may_be_panic(status):
+        return False
+    return not await said(invocation, f"vfsd-{spec.name}", _QEMU_BEGINS)
 
 
 def without_paths(spec: MachineSpec, text: str) -> str:

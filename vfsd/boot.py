@@ -67,6 +67,7 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
         sockets=SOCKETS,
         has_hub=qemu.chardev_hub,
         has_panic_device=qemu.panic_device,
+        has_panic_exit=qemu.panic_exit,
         display=paths.display,
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)

@@ -154,6 +154,8 @@ class QemuPlan:
     """Whether this QEMU has the `hub` character device, with which the console has a socket too."""
     has_panic_device: bool
     """Whether it can be told of a panic of the guest's kernel."""
+    has_panic_exit: bool
+    """Whether it can end with another exit code then, by which systemd too sees that something failed."""
     display: Path
 
 
@@ -183,6 +185,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         *_display(spec.display, plan.display),
         *("-device", "virtio-rng-pci"),
         *(["-device", PANIC_DEVICE] if plan.has_panic_device else []),
+        *(["-action", "panic=exit-failure"] if plan.has_panic_exit else []),
         *_agent(plan.sockets.agent),
         *_boot(plan.boot),
         *_network(spec),

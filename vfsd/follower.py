@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from vfsd.errors import MonitorFailed
 from vfsd.model import MachineState
 from vfsd.qmp import Monitor
 
+PANICKED = "the guest panicked"
 RECONNECT_DELAY = 1.0
 """Seconds between tries to reach the monitor of a QEMU that runs and does not answer."""
 _RUN_STATES = {
@@ -25,13 +28,19 @@ _RUN_STATES = {
 }
 _BROKEN = "internal-error"
 _OF_DEVICES = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
+_PANIC = "guest-panic"
 _ENDS = {
     "guest-shutdown": "the guest powered off",
-    "guest-panic": "the guest panicked",
+    _PANIC: PANICKED,
     "host-qmp-quit": "QEMU was asked to quit",
     "host-signal": "QEMU was ended by a signal",
 }
 """By QEMU's ShutdownCause."""
+FIRMWARE_WINDOW = 10.0
+"""Seconds in which a reset may be the firmware's, which it adds to each one (SeaBIOS: "attempting a hard reboot")."""
+EVENTS, EVENTS_WINDOW = 1000, 1.0
+"""Events that QEMU may send within so many seconds. A guest can cause many thousands, by writing to its devices; no
+guest that means well causes a hundred."""
 
 
 class Followed(Protocol):
@@ -50,17 +59,17 @@ class Followed(Protocol):
     async def qemu_broke(self) -> None:
         """The guest can't go on."""
 
-    def qemu_ends(self, why: str) -> None:
+    def qemu_ends(self, why: str, *, failed: bool) -> None:
         """QEMU is about to end; "" if it does not say why."""
 
-    def qemu_reports(self, event: str) -> None:
+    def qemu_reports(self, what: str) -> None:
         """Something happened that is worth an entry in the journal."""
 
     def qemu_opened_agent(self, *, is_open: bool) -> None:
         """The guest's agent opened its port, or closed it."""
 
-    def guest_rebooted(self) -> None:
-        """The guest begins to boot again, because it wanted to."""
+    def guest_resets(self, *, by_itself: bool) -> None:
+        """The guest begins to boot again, because it wanted to, or because it was asked for."""
 
     def qemu_unplugged(self, device: str) -> None:
         """The guest gave a device back without being waited for."""
@@ -78,6 +87,9 @@ class Follower:
         self._expected: list[tuple[tuple[str, ...], str, asyncio.Future[str]]] = []
         self._run_changes = 0
         """How often QEMU stopped or resumed the processors."""
+        self._events: deque[float] = deque(maxlen=EVENTS)
+        self._last_reset = -FIRMWARE_WINDOW
+        """When the last reset was that the firmware may double."""
 
     async def connect(self) -> None:
         """Reach the monitor and tell the machine QEMU's state; follow() comes next. :raise MonitorFailed."""
@@ -146,6 +158,11 @@ class Follower:
             await monitor.close()
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if self._is_flood():
+            if self._monitor is not None:
+                self._machine.qemu_reports(f"more than {EVENTS} events a second; vfsd does not listen for a while")
+                self._context.spawn(self._drop())
+            return
         if event in ("STOP", "RESUME"):
             self._run_changes += 1
         if event == "STOP" and self._machine.live:
@@ -153,15 +170,32 @@ class Follower:
         elif event == "RESUME":
             self._machine.qemu_changed(MachineState.RUNNING)
         elif event == "SHUTDOWN":
-            self._machine.qemu_ends(_ENDS.get(str(data.get("reason")), ""))
+            reason = str(data.get("reason"))
+            self._machine.qemu_ends(_ENDS.get(reason, ""), failed=reason == _PANIC)
         elif event == "VSERPORT_CHANGE" and data.get("id") == commands.AGENT:
             self._machine.qemu_opened_agent(is_open=data.get("open") is True)
         elif event in _OF_DEVICES and "device" in data:
             self._device_event(event, str(data["device"]))
-        if event == "RESET" and data.get("reason") == "guest-reset":
-            self._machine.guest_rebooted()
-        if event in ("RESET", "SHUTDOWN", "GUEST_PANICKED"):
-            self._machine.qemu_reports(event)
+        elif event == "RESET":
+            self._reset(by_guest=data.get("reason") == "guest-reset")
+        elif event == "GUEST_CRASHLOADED":
+            self._machine.qemu_reports("the guest panicked and runs the kernel that it keeps for this case")
+        elif event == "GUEST_PANICKED":
+            self._machine.qemu_reports(PANICKED)
+
+    def _is_flood(self) -> bool:
+        """Whether QEMU talks more than vfsd may be made to listen to."""
+        now = time.monotonic()
+        self._events.append(now)
+        return len(self._events) == EVENTS and now - self._events[0] < EVENTS_WINDOW
+
+    def _reset(self, *, by_guest: bool) -> None:
+        now = time.monotonic()
+        if by_guest and now - self._last_reset < FIRMWARE_WINDOW:
+            self._last_reset = -FIRMWARE_WINDOW
+            return
+        self._last_reset = now
+        self._machine.guest_resets(by_itself=by_guest)
 
     def _device_event(self, event: str, device: str) -> None:
         for events, wanted, future in self._expected:

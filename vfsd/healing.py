@@ -53,7 +53,7 @@ class Healer:
         elif policy is FailurePolicy.STOP:
             self._context.spawn(self._end(share, again=False))
 
-    async def guest_rebooted(self) -> None:
+    async def guest_reboots(self) -> None:
         """Give the shares their own tags back before the guest looks for them."""
         machine = self._machine
         healed = [share for share in machine.shares if self._is_healed(share)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
+from collections import deque
 from enum import StrEnum
 from typing import Any
 
@@ -67,6 +69,27 @@ class Journal:
         )
 
 
+class Pace:
+    """Bounds how often somebody who is not trusted can cause an entry: a guest can reboot some times a second, for ever."""
+
+    COUNT, WINDOW = 10, 60.0
+    """Entries within so many seconds."""
+
+    def __init__(self) -> None:
+        self._written: deque[float] = deque(maxlen=self.COUNT)
+        self._left_out = 0
+
+    def pace(self, text: str) -> str:
+        """The text to write, which says how many were left out before; "" if it is to be left out."""
+        now = time.monotonic()
+        if len(self._written) == self.COUNT and now - self._written[0] < self.WINDOW:
+            self._left_out += 1
+            return ""
+        self._written.append(now)
+        left_out, self._left_out = self._left_out, 0
+        return f"{text} ({left_out} entries of this kind were left out before)" if left_out else text
+
+
 def log_to_journal() -> None:
     """Send Python's own log messages, tracebacks included, to the journal."""
     handler = journal.JournalHandler(SYSLOG_IDENTIFIER="vfsd", MESSAGE_ID=MessageId.INTERNAL_ERROR.value)
@@ -110,8 +133,23 @@ async def last_words(invocation: str, identifier: str) -> str:
     return ""
 
 
+async def said(invocation: str, identifier: str, begin: str) -> bool:
+    """Whether one of the last lines of a unit's invocation, which has ended, begins so."""
+    lines = await asyncio.to_thread(_last_lines, invocation, identifier) if invocation else None
+    return any(line.startswith(begin) for line in lines or ())
+
+
 def _last_line(invocation: str, identifier: str) -> str | None:
     """The line; "" if there is none yet, None if this user can't read the journal at all."""
+    spoken = _last_lines(invocation, identifier)
+    if spoken is None:
+        return None
+    # the reason is often followed by advice
+    return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")
+
+
+def _last_lines(invocation: str, identifier: str) -> list[str] | None:
+    """The last few lines, the last one first; None if this user can't read the journal at all."""
     try:
         with journal.Reader() as reader:
             reader.seek_tail()
@@ -123,6 +161,4 @@ def _last_line(invocation: str, identifier: str) -> str | None:
             lines = [str((reader.get_previous() or {}).get("MESSAGE", "")).strip() for _ in range(_LINES)]
     except OSError:
         return None
-    spoken = [line for line in lines if line]
-    # the reason is often followed by advice
-    return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")
+    return [line for line in lines if line]

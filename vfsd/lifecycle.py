@@ -14,9 +14,9 @@ from vfsd.condition import Condition
 from vfsd.context import Context, now_usec
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
-from vfsd.follower import Follower
+from vfsd.follower import PANICKED, Follower
 from vfsd.inside import Inside
-from vfsd.journal import INFO, MessageId, exit_of
+from vfsd.journal import INFO, MessageId, Pace, exit_of
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
@@ -49,6 +49,7 @@ class Lifecycle(Condition):
         super().__init__(context, spec, owner)
         self.qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
         self.inside = Inside(context, self)
+        self._reports = Pace()
 
     # operations
 
@@ -172,6 +173,8 @@ class Lifecycle(Condition):
         code, number = await exit_of(self._context.scope, self.memory.invocation)
         status = UnitStatus(exit_code=_EXIT_CODES.get(code, 0), exit_status=number)
         problem = outcome.qemu_end(status) if code else ""
+        if await blame.guest_panicked(self.spec, self.memory.invocation, status):
+            problem = PANICKED
         by_force = self._context.paths.machine(self.name).deadline
         if problem and not self.memory.end and not by_force.exists():
             self.state, self.reason = MachineState.FAILED, problem
@@ -204,8 +207,10 @@ class Lifecycle(Condition):
         self._failure = _KVM_REMEDY if self.accelerator == "kvm" else "QEMU reports an internal error"
         await self._context.supervisor.kill(self.unit, signal.SIGKILL)
 
-    def qemu_ends(self, why: str) -> None:
+    def qemu_ends(self, why: str, *, failed: bool) -> None:
         """QEMU is about to end; "" if it does not say why."""
+        if failed and not self._end:
+            self._failure = self._failure or why
         self._end = self._end or why
 
     def qemu_opened_agent(self, *, is_open: bool) -> None:
@@ -213,8 +218,8 @@ class Lifecycle(Condition):
         self.inside.port_changed(is_open=is_open)
 
     @abstractmethod
-    def guest_rebooted(self) -> None:
-        """The guest begins to boot again, because it wanted to."""
+    def guest_resets(self, *, by_itself: bool) -> None:
+        """The guest begins to boot again, because it wanted to, or because it was asked for."""
 
     def qemu_unplugged(self, device: str) -> None:
         """The guest gave a device back without being waited for."""
@@ -222,9 +227,11 @@ class Lifecycle(Condition):
         if plugged is not None:
             self._context.spawn(hotplug.forget(self, plugged))
 
-    def qemu_reports(self, event: str) -> None:
+    def qemu_reports(self, what: str) -> None:
         """Something happened that is worth an entry in the journal."""
-        told = f'machine "{self.name}": QEMU reports {event}'
+        told = self._reports.pace(f'machine "{self.name}": {what}')
+        if not told:
+            return
         self._context.journal.write(MessageId.GUEST_EVENT, INFO, told, unit=self.unit, machine=self.name)
 
     # inner workings

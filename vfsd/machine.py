@@ -37,6 +37,8 @@ _EXECUTE_OPTIONS = {"Input": "ay", "Environment": "as", "TimeoutUSec": "t"}
 EXECUTE_TIMEOUT_USEC = 20 * USEC_PER_SEC
 """How long a program may run in the guest, unless it is told otherwise: less than a D-Bus client waits."""
 
+_REBOOTED = "the guest rebooted"
+
 
 class Machine(Lifecycle):
     """A machine and the shares that belong to it or are attached to it."""
@@ -198,9 +200,14 @@ class Machine(Lifecycle):
             if self.live and share.lost:
                 self._healer.react(share)
 
-    def guest_rebooted(self) -> None:
-        """The guest begins to boot again."""
-        self._context.spawn(self._healer.guest_rebooted())
+    def guest_resets(self, *, by_itself: bool) -> None:
+        """The guest begins to boot again, because it wanted to, or because it was asked for."""
+        if self.frozen:
+            return
+        self._context.spawn(self._healer.guest_reboots())
+        self.qemu_reports(_REBOOTED if by_itself else "it was reset on request")
+        if by_itself and self.live and not self.degraded:
+            self._set_state(self.state, _REBOOTED)
 
     def check_tag(self, tag: str, besides: str = "") -> None:
         """:raise InvalidArgs: another share of the machine has the tag."""

@@ -77,6 +77,11 @@ def qemu_end(status: UnitStatus) -> str:
     return f"QEMU {_OF_SYSTEMD.get(code, f'ended with exit code {code}')}"
 
 
+def may_be_panic(status: UnitStatus) -> bool:
+    """Whether QEMU ended as it does when its guest panics (`-action panic=exit-failure`), and with some errors."""
+    return (status.exit_code, status.exit_status) == (_EXITED, 1)
+
+
 def _signalled(who: str, status: UnitStatus) -> str:
     if status.exit_code == 0:
         return "" if status.result == "success" else f"{who} failed ({status.result})"

@@ -89,6 +89,7 @@ class Plan:
             sockets=sockets,
             has_hub=True,
             has_panic_device=True,
+            has_panic_exit=True,
             display=Path(),
         )
         return commands.qemu_arguments(spec, plan)

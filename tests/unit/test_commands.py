@@ -48,6 +48,7 @@ def qemu(
         sockets=MachineSockets(4, 5, 6, 21, 22),
         has_hub=hub,
         has_panic_device=True,
+        has_panic_exit=True,
         display=Path("/run/a,b/display"),
     )
     return qemu_arguments(spec, plan)

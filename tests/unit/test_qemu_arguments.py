@@ -35,6 +35,7 @@ PLAN = QemuPlan(
     sockets=MachineSockets(4, 5, 6, 7, 8),
     has_hub=True,
     has_panic_device=True,
+    has_panic_exit=True,
     display=Path("/run/vfsd/machine/m/display"),
 )
 

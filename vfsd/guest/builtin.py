@@ -33,6 +33,7 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     # ACPI's button, that of Arm's virt machine, and the device files by which they are read
     "button": ("button", "gpio_pl061", "gpio_keys", "evdev"),
     "agent": ("virtio_console",),
+    "panic": ("pvpanic_pci",),
     "network": ("virtio_net", "af_packet"),
 }
 _NEEDED_APPLETS = {

@@ -118,7 +118,15 @@ for word in $line; do
 	esac
 done
 set +f
-(load agent; setsid /.vfsd/agent & power_button; mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; network) &
+(
+	load panic
+	load agent
+	setsid /.vfsd/agent &
+	power_button
+	mkdir -p /dev/pts
+	mount -t devpts devpts /dev/pts
+	network
+) &
 read -r release </proc/sys/kernel/osrelease
 echo "vfsd built-in guest, Linux $release; shares: ${shares:-none}"
 cd /root
