@@ -160,7 +160,7 @@ class Follower:
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
         if self._is_flood():
             if self._monitor is not None:
-                self._machine.qemu_reports(f"more than {EVENTS} events a second; vfsd does not listen for a while")
+                self._machine.qemu_reports("QEMU tells too many events; vfsd does not listen for a while")
                 self._context.spawn(self._drop())
             return
         if event in ("STOP", "RESUME"):

@@ -70,7 +70,7 @@ class Journal:
 
 
 class Pace:
-    """Bounds how often somebody who is not trusted can cause an entry: a guest can reboot some times a second, for ever."""
+    """Bounds how often somebody untrusted can cause an entry: a guest can reboot some times a second, for ever."""
 
     COUNT, WINDOW = 10, 60.0
     """Entries within so many seconds."""

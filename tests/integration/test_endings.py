@@ -6,7 +6,9 @@ import asyncio
 import json
 from pathlib import Path
 
+from tests.integration.conftest import only_system
 from tests.integration.harness import MACHINE, Client, Vfsd, until, wait_for
+from tests.integration.test_failures import readable_journal  # noqa: F401  # a fixture
 from tests.integration.test_hotplug import builtin, execute, guest_is_ready
 from tests.integration.test_shutdown import assert_clean
 from tests.integration.tiny_guest import tiny_machine, walked
@@ -92,6 +94,7 @@ async def test_a_panic_that_nobody_saw(vfsd: Vfsd, client: Client, folder: Path)
     assert vfsd.get(machine, MACHINE, "Reason") == "the guest panicked"
 
 
+@only_system
 async def test_a_panic_while_it_is_shut_down(vfsd: Vfsd, client: Client, folder: Path) -> None:
     """It did not power off: that it ended does not make it a success."""
     machine = await builtin(client, folder)
@@ -103,6 +106,7 @@ async def test_a_panic_while_it_is_shut_down(vfsd: Vfsd, client: Client, folder:
     assert client.signals.states(machine)[-1][2] == "the guest panicked"
 
 
+@only_system
 async def test_a_guest_that_reboots_for_ever(vfsd: Vfsd, client: Client, folder: Path) -> None:
     """It may do so; vfsd and the journal don't suffer."""
     machine = await tiny_machine(client, folder, "restless")

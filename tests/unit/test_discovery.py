@@ -217,6 +217,7 @@ def test_qemu_override_and_symbolic_links(tmp_path: Path) -> None:
     assert qemu.version == (3, 1, 0)
     assert not qemu.vhost_user_fs
     assert not qemu.chardev_hub
+    assert not qemu.panic_exit
 
 
 def test_qemu_kvm_of_enterprise_linux_comes_after_path(tmp_path: Path) -> None:
@@ -281,6 +282,7 @@ def test_real_qemu() -> None:
     assert {"socket", "stdio"} <= qemu.chardevs
     assert not any(name.endswith(":") for name in qemu.objects)
     assert qemu.chardev_hub == (qemu.version >= (10, 0))
+    assert qemu.panic_exit
 
 
 def test_real_virtiofsd() -> None:

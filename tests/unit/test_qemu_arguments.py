@@ -87,6 +87,14 @@ def test_the_console_goes_to_the_journal_and_to_a_socket() -> None:
     assert not any(v.startswith("hub") for v in values(alone, "-chardev"))
 
 
+def test_a_panic_ends_qemu_with_an_exit_code_of_its_own() -> None:
+    assert "pvpanic-pci" in values(built(), "-device")
+    assert values(built(), "-action") == ["panic=exit-failure"]
+    old = built(dataclasses.replace(PLAN, has_panic_exit=False))
+    assert "pvpanic-pci" in values(old, "-device")
+    assert "-action" not in old
+
+
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20), max_size=4, unique=True
