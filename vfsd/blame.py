@@ -63,6 +63,8 @@ def without_paths(spec: MachineSpec, text: str) -> str:
         path = getattr(spec, what)
         if path:
             text = text.replace(f'"{path}", the {what}', f"the {what}").replace(path, f"the {what}")
+    for name, path in spec.credential_files:
+        text = text.replace(f'"{path}", the file', "the file").replace(path, f"the file of {name}")
     return text
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
+import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import commands, power_off, root_share, units
+from vfsd import commands, power_off, root_share, ssh, told, units
 from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
-from vfsd.mounting import guest_options
+from vfsd.mounting import own_options
 from vfsd.share import Share
 from vfsd.units import FIRST_SHARE_FD, SOCKETS, Unit
 
 if TYPE_CHECKING:
-    from vfsd.binaries import QemuBinary
     from vfsd.lifecycle import Lifecycle
 
 _INTERFACES = Path("/sys/class/net")
@@ -38,6 +40,10 @@ class Launch:
     """Whether the console has a socket."""
     layout: Layout
     """Where the shares' devices stand."""
+    ssh_address: str = ""
+    """Where the guest's SSH server will be reached; "" if nowhere."""
+    reserved: list[socket.socket] = field(default_factory=list)
+    """What keeps ports from others until QEMU has them; to be closed then."""
 
 
 async def prepare(context: Context, machine: Lifecycle) -> Launch:
@@ -57,11 +63,14 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
     paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     open_files = context.supervisor.version >= OPEN_FILE_SINCE
     layout = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
+    architecture = MachineArchitecture.of(qemu.arch)
+    boot = await _boot(context, machine, architecture)
+    ssh_address, reserved = await _ssh_address(machine)
     plan = QemuPlan(
         binary=str(qemu.path),
-        architecture=MachineArchitecture.of(qemu.arch),
+        architecture=architecture,
         accelerator=accelerator,
-        boot=await _boot(context, machine, qemu),
+        boot=boot,
         shares=_devices(context, layout, open_files=open_files),
         slots=layout.slots,
         sockets=SOCKETS,
@@ -69,6 +78,7 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
         has_panic_device=qemu.panic_device,
         has_panic_exit=qemu.panic_exit,
         display=paths.display,
+        forward=[f"tcp:{ssh_address}:{ssh.GUEST_PORT}"] if reserved else [],
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
     unit, aux = units.machine_units(
@@ -80,7 +90,7 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
         context.paths,
         open_files=open_files,
     )
-    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout)
+    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout, ssh_address, reserved)
 
 
 def _devices(context: Context, layout: Layout, *, open_files: bool) -> list[ShareDevice]:
@@ -95,29 +105,36 @@ def _devices(context: Context, layout: Layout, *, open_files: bool) -> list[Shar
     ]
 
 
-async def _boot(context: Context, machine: Lifecycle, qemu: QemuBinary) -> Boot:
+async def _boot(context: Context, machine: Lifecycle, architecture: MachineArchitecture) -> Boot:
     spec = machine.spec
     if spec.builtin:
-        return await _builtin(context, machine)
+        boot, what = await _builtin(context, machine), told.Told()
+    else:
+        root = root_share.find(machine)
+        shares = [share.spec for share in machine.shares]
+        what = told.tell(spec, shares, root.spec if root else None, architecture)
+        boot = await _own_boot(context, machine, root, what.arguments)
+    keys = [await context.host.ssh_key()] if spec.ssh else []
+    folder = context.paths.machine(spec.name).credentials
+    passed = await told.pass_credentials(spec, what, keys, architecture, folder)
+    return dataclasses.replace(boot, credentials=passed)
+
+
+async def _own_boot(context: Context, machine: Lifecycle, root: Share | None, arguments: str) -> Boot:
+    """What the user gave to be booted."""
+    spec = machine.spec
     paths = context.paths.machine(spec.name)
     uefi = None
     if spec.firmware is Firmware.UEFI:
         folder = context.paths.machine_state(spec.name) if spec.persistent else paths.folder
         uefi = await context.host.uefi(folder / "uefi-variables.fd")
     kernel = initrd = image = None
-    arguments, image_format = "", "raw"
+    image_format = "raw"
     if spec.kernel:
         kernel = _link(paths.link("kernel"), "kernel", spec.kernel, spec.name)
         initrd = _link(paths.link("initrd"), "initrd", spec.initrd, spec.name) if spec.initrd else None
-        root = root_share.find(machine)
         if root:
             initrd = await root_share.initrd(context, machine, root) or initrd
-        arguments = commands.kernel_arguments(
-            spec,
-            MachineArchitecture.of(qemu.arch).console,
-            root.spec.tag if root else "",
-            root_read_only=bool(root and root.spec.read_only and not spec.root_overlay),
-        )
     elif spec.root_share:
         raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
     if spec.image:
@@ -130,12 +147,8 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
     from vfsd import guest  # noqa: PLC0415  # most machines never need it
 
     mounts = [
-        guest.Mount(
-            share.spec.tag,
-            share.spec.mount_point,
-            options=_other_than_rw(share),
-        )
-        for share in machine.shares
+        guest.Mount(spec.tag, spec.mount_point, spec.read_only, ",".join(own_options(spec)))
+        for spec in (share.spec for share in machine.shares)
     ]
     try:
         arguments = guest.kernel_arguments(mounts, append=machine.spec.append)
@@ -145,9 +158,15 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
     return Boot(built.kernel, built.initrd, " ".join(arguments))
 
 
-def _other_than_rw(share: Share) -> str:
-    """The mount options, which must be few: the kernel's command line is short."""
-    return guest_options(share.spec).removeprefix("rw").removeprefix(",")
+async def _ssh_address(machine: Lifecycle) -> tuple[str, list[socket.socket]]:
+    """Where the guest's port 22 will be reached, and what keeps that port from others meanwhile."""
+    spec = machine.spec
+    address = ssh.forwarded(spec)
+    if address or not spec.ssh or spec.network != "user":
+        return address, []
+    port = machine.memory.ssh.rpartition(":")[2]
+    held = await asyncio.to_thread(ssh.reserve_port, int(port) if port.isdecimal() else 0)
+    return f"{ssh.LOOPBACK}:{held.getsockname()[1]}", [held]
 
 
 def _check_interface(machine: Lifecycle) -> None:

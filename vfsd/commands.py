@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd import devices
+from vfsd.credentials import FW_CFG_FOLDER, NOTHING, Passed
 from vfsd.forward import Forward
 from vfsd.model import Display, MachineSpec, ShareSpec
 
@@ -83,14 +84,18 @@ class MachineArchitecture:
     """The kernel's name of the first serial port."""
     bridged: bool = False
     """Whether ACPI can plug devices into the slots of a bridge. If not, each needs a PCIe root port of its own."""
+    smbios: bool = False
+    """Whether a kernel that is booted directly sees SMBIOS tables: elsewhere only UEFI shows them."""
+    command_line_size: int = 2048
+    """Bytes of the kernel's command line with the terminating NUL (COMMAND_LINE_SIZE in arch/*/include/asm/setup.h)."""
 
     @classmethod
     def of(cls, qemu_name: str) -> MachineArchitecture:
         """By the last part of the binary's name: x86_64, aarch64, …"""
         return {
             "aarch64": cls("virt,gic-version=max", "ttyAMA0"),
-            "riscv64": cls("virt", "ttyS0"),
-        }.get(qemu_name, cls("q35", "ttyS0", bridged=True))
+            "riscv64": cls("virt", "ttyS0", command_line_size=1024),
+        }.get(qemu_name, cls("q35", "ttyS0", bridged=True, smbios=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class Boot:
     image: Path | None = None
     image_format: str = "raw"
     uefi: UefiFirmware | None = None
+    credentials: Passed = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,8 @@ class QemuPlan:
     has_panic_exit: bool
     """Whether it can end with another exit code then, by which systemd too sees that something failed."""
     display: Path
+    forward: Sequence[str] = ()
+    """Ports that vfsd forwards besides those of the machine."""
 
 
 def escape(value: str) -> str:
@@ -188,7 +196,8 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         *(["-action", "panic=exit-failure"] if plan.has_panic_exit else []),
         *_agent(plan.sockets.agent),
         *_boot(plan.boot),
-        *_network(spec),
+        *_credentials(plan.boot.credentials),
+        *_network(spec, plan.forward),
         *(
             argument
             for device in devices.places(plan.slots, bridged=bridged)
@@ -273,12 +282,21 @@ def _boot(boot: Boot) -> list[str]:
     return arguments
 
 
-def _network(spec: MachineSpec) -> list[str]:
+def _credentials(passed: Passed) -> list[str]:
+    arguments = []
+    for path in passed.smbios:
+        arguments += ["-smbios", f"type=11,path={escape(str(path))}"]
+    for name, path in passed.fw_cfg:
+        arguments += ["-fw_cfg", f"name={FW_CFG_FOLDER}{escape(name)},file={escape(str(path))}"]
+    return arguments
+
+
+def _network(spec: MachineSpec, forward: Sequence[str]) -> list[str]:
     kind, _, interface = spec.network.partition(":")
     if kind == "none":
         return ["-nic", "none"]
     backend = {
-        "user": "user,id=net0" + "".join(f",hostfwd={_forward(text)}" for text in spec.forward),
+        "user": "user,id=net0" + "".join(f",hostfwd={_forward(text)}" for text in (*spec.forward, *forward)),
         "bridge": f"bridge,id=net0,br={interface}",
         "tap": f"tap,id=net0,ifname={interface},script=no,downscript=no",
     }[kind]
@@ -300,11 +318,14 @@ def _share(share: ShareDevice, *, bridged: bool) -> list[str]:
     ]
 
 
-def kernel_arguments(spec: MachineSpec, console: str, root_tag: str, root_read_only: bool) -> str:
-    """Arguments for a kernel that is booted directly: console, root share, then what the user appends."""
+def kernel_arguments(
+    spec: MachineSpec, console: str, root_tag: str, root_read_only: bool, mounts: Sequence[str] = ()
+) -> str:
+    """Arguments for a kernel that is booted directly: console, root share, mounts, then what the user appends."""
     arguments = [f"console={console}"]
     if root_tag:
         arguments += [f"root={root_tag}", "rootfstype=virtiofs", "ro" if root_read_only else "rw"]
+    arguments += mounts
     if spec.append:
         arguments.append(spec.append)
     return " ".join(arguments)

@@ -17,6 +17,7 @@ from vfsd.discovery import BinaryNotFound, find_qemu, find_virtiofsd
 from vfsd.errors import PrerequisiteMissing
 from vfsd.kvm import KvmVerdict, kvm_works
 from vfsd.paths import Paths
+from vfsd.ssh import public_key
 
 if TYPE_CHECKING:
     from vfsd.guest import BuiltinGuest
@@ -52,6 +53,7 @@ class Host:
         self._paths = paths
         self._kvm: KvmVerdict | None = None
         self._kvm_asked = asyncio.Lock()
+        self._key_asked = asyncio.Lock()
         self._found: dict[Callable[[], Any], tuple[float, Any]] = {}
         self._builtin: tuple[float, BuiltinGuest | None, list[Stamp]] = (0.0, None, [])
         self._kernels: dict[Path, tuple[Stamp, KernelReport]] = {}
@@ -132,6 +134,11 @@ class Host:
     async def overlay(self, kernel: KernelReport, source: Path) -> Path:
         """The initial RAM file system with which that kernel boots from a directory, and leaves it as it is."""
         return await asyncio.to_thread(_overlay, kernel, source, self._paths.builtin)
+
+    async def ssh_key(self) -> str:
+        """The public half of vfsd's own SSH key, made when it is asked for first."""
+        async with self._key_asked:
+            return await asyncio.to_thread(public_key, self._paths.ssh_key)
 
     async def _ask_kvm(self) -> KvmVerdict:
         async with self._kvm_asked:

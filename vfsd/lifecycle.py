@@ -8,7 +8,7 @@ import signal
 import time
 from abc import abstractmethod
 
-from vfsd import blame, hotplug, outcome
+from vfsd import blame, credentials, hotplug, outcome
 from vfsd.boot import Launch, prepare
 from vfsd.condition import Condition
 from vfsd.context import Context, now_usec
@@ -155,6 +155,7 @@ class Lifecycle(Condition):
         self._invocation = self.memory.invocation
         self.accelerator = self.memory.accelerator
         self.console_path = self._console_path() if self.memory.console else ""
+        self.ssh_address = self.memory.ssh
         self.layout = Layout.read(self.memory.layout)
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
         for share in self.shares:
@@ -181,6 +182,7 @@ class Lifecycle(Condition):
         else:
             self.reason = self.memory.end or "ended while vfsd was not running"
         by_force.unlink(missing_ok=True)
+        credentials.remove(self._context.paths.machine(self.name).credentials)
         failure = problem if self.state is MachineState.FAILED else ""
         self.state_changed_usec = now_usec()
         self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
@@ -189,6 +191,7 @@ class Lifecycle(Condition):
 
     def qemu_connected(self, state: MachineState | None) -> None:
         """The monitor answers, and this is the state; None: the guest can't go on."""
+        credentials.remove(self._context.paths.machine(self.name).credentials)  # QEMU has read them
         if state is None:
             self._failure = _KVM_REMEDY
         else:
@@ -238,14 +241,23 @@ class Lifecycle(Condition):
 
     async def _start(self) -> None:
         launch = await prepare(self._context, self)
+        try:
+            await self._launch(launch)
+        finally:
+            for held in launch.reserved:
+                held.close()
+
+    async def _launch(self, launch: Launch) -> None:
         for share in self.attached:
             await share.hand_over()
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
         self.layout = launch.layout
         self.console_path = self._console_path() if launch.console else ""
+        self.ssh_address = launch.ssh_address
         self._remember(
             accelerator=launch.accelerator,
+            ssh=launch.ssh_address,
             console=launch.console,
             layout=launch.layout.write(),
             restart=False,
@@ -333,9 +345,11 @@ class Lifecycle(Condition):
         self._force = None
         self.qemu.leave()
         self.inside.forget()
-        self._context.paths.machine(self.name).deadline.unlink(missing_ok=True)
+        paths = self._context.paths.machine(self.name)
+        paths.deadline.unlink(missing_ok=True)
+        credentials.remove(paths.credentials)
         self.main_pid = 0
-        self.accelerator = self.console_path = ""
+        self.accelerator = self.console_path = self.ssh_address = ""
         self.layout = Layout()
         self._end = self._failure = ""
         self._set_state(state, reason)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from vfsd import names
-from vfsd.errors import InvalidArgs, NotSupported
+from vfsd import credentials, names
+from vfsd.errors import InvalidArgs
 from vfsd.forward import Forward
 from vfsd.options import Option, check_path, check_text, option, options_of, pairs, parse_options, require
 
@@ -21,7 +21,6 @@ GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
 MEMORY_MIN = 16 << 20
 """Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
-_LATER = ("Credentials", "CredentialFiles", "SSH")
 SPARE_PORTS = 8
 """PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise. Those
 of a bridge cost nothing (HACKING.md has the measurements)."""
@@ -172,11 +171,8 @@ class ShareSpec:
         )
         if self.mount_point:
             check_path(f"the mount point of {who}", self.mount_point)
-        check_text(f"a mount option of {who}", self.mount_options)
-        require(
-            not set(self.mount_options) & set(" \t\n"),
-            f'the mount options "{self.mount_options}" of {who} hold a blank; separate them by commas',
-        )
+        odd = next((letter for letter in self.mount_options if letter <= " " or letter in "\\\x7f"), "")
+        require(not odd, f"MountOptions of {who} hold {odd!r}; separate options by commas, without blanks")
         for rule in (*self.translate_uid, *self.translate_gid, *self.uid_map, *self.gid_map, self.xattr_map):
             check_text(f"a rule of {who}", rule)
         require(
@@ -260,11 +256,11 @@ class MachineSpec:
             f"{who} boots the built-in guest; Kernel, Initrd, Image and RootShare can't be used with Builtin",
         )
         require(not self.initrd or self.kernel, f"{who} has an Initrd without a Kernel; give both")
-        self._check_later(who)
         require(
             not self.root_overlay or (self.root_share and not self.initrd),
             f"{who} has RootOverlay, which needs a RootShare, and comes with an initial RAM file system of its own",
         )
+        credentials.check(who, self.credentials, self.credential_files)
         self._check_network(who)
         tags = [share.tag for share in self.shares]
         require(len(set(tags)) == len(tags), f"{who} has two shares with one tag; give each its own Tag")
@@ -272,12 +268,6 @@ class MachineSpec:
             self.spare_ports <= SPARE_PORTS_MAX,
             f"{who} has {self.spare_ports} spare ports; give at most {SPARE_PORTS_MAX}",
         )
-
-    def _check_later(self, who: str) -> None:
-        """:raise NotSupported: an option is set behind which there is nothing yet."""
-        for name, item in MACHINE_OPTIONS.items():
-            if name in _LATER and item.to_dbus(self):
-                raise NotSupported(f"{name} of {who} comes with a later version; leave it out")
 
     def _check_network(self, who: str) -> None:
         kind, _, interface = self.network.partition(":")
@@ -312,6 +302,8 @@ class MachineSpec:
     def with_option(self, dbus_name: str, signature: str, value: Any) -> Self:
         """A copy with one option changed. :raise InvalidArgs: the value is malformed."""
         changed = parse_options(type(self), MACHINE_OPTIONS, {dbus_name: (signature, value)})
+        if "credentials" in changed:
+            changed["credentials"] = credentials.kept(self.credentials, changed["credentials"])
         return dataclasses.replace(self, **changed)
 
 

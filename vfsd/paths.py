@@ -71,6 +71,11 @@ class Paths:
         return self.state / "builtin"
 
     @property
+    def ssh_key(self) -> Path:
+        """The key with which vfsctl ssh logs in; its public half has the suffix .pub."""
+        return self.state / "ssh" / "id_ed25519"
+
+    @property
     def shares(self) -> Path:
         """Share sockets."""
         return self.runtime / "share"
@@ -147,6 +152,11 @@ class MachinePaths:
     def console_input(self) -> Path:
         """FIFO on QEMU's standard input, which must never end."""
         return self.folder / "stdin"
+
+    @property
+    def credentials(self) -> Path:
+        """Folder with the guest's credentials, while QEMU starts."""
+        return self.folder / "credentials"
 
     @property
     def display(self) -> Path:

@@ -71,6 +71,8 @@ class Memory:
     """Whether a machine was shut down to be started again."""
     layout: str = ""
     """Where the shares' devices stand in a running QEMU (vfsd.devices.Layout)."""
+    ssh: str = ""
+    """HOST:PORT that leads to the guest's SSH server, or did when the machine ran last."""
 
 
 BadFile = Callable[[Path, str], None]

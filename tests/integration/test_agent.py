@@ -102,10 +102,3 @@ async def test_a_guest_without_agent(vfsd: Vfsd, client: Client, folder: Path) -
     await client.call(machine, MACHINE, "Kill")
     await refused(client.call(machine, MACHINE, "Execute", "asa{sv}", ["true"], {}), "WrongState")
     await refused(client.call(machine, MACHINE, "QueryGuest"), "WrongState")
-    for option, value in {
-        "SSH": Variant("b", True),
-        "Credentials": Variant("a{ss}", {"a": "b"}),
-        "CredentialFiles": Variant("a{ss}", {"a": "/b"}),
-    }.items():
-        setting = (machine, "org.freedesktop.DBus.Properties", "Set", "ssv", MACHINE, option, value)
-        await refused(client.call(*setting), "NotSupported", option)

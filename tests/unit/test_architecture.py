@@ -23,7 +23,18 @@ MAX_LINES = 400
 
 LAYERS = [
     {"names", "errors"},
-    {"options", "forward", "paths", "turns", "devices", "binaries", "kernel_image", "power_off", "lean"},
+    {
+        "options",
+        "credentials",
+        "forward",
+        "paths",
+        "turns",
+        "devices",
+        "binaries",
+        "kernel_image",
+        "power_off",
+        "lean",
+    },
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {
@@ -33,6 +44,8 @@ LAYERS = [
         "qmp",
         "agent",
         "mounting",
+        "told",
+        "ssh",
         "udev",
         "discovery",
         "kvm",
