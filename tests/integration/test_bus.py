@@ -307,15 +307,7 @@ async def test_who_follows_the_signals_knows_all(vfsd: Vfsd, client: Client, fol
             assert (known["State"].value, known["Reason"].value) == (new, reason), "properties come first"
             state = new
     assert known == await client.call(path, PROPERTIES, "GetAll", "s", SHARE)
-    assert sorted(CONST) == [
-        "Name",
-        "Owner",
-        "Persistent",
-        "ServiceUnit",
-        "SocketPath",
-        "SocketUnit",
-        "Source",
-    ]
+    assert sorted(CONST) == ["Name", "Owner", "Persistent", "Source"]
 
 
 def test_the_bus_starts_vfsd(vfsd: Vfsd) -> None:
