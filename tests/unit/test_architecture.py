@@ -62,7 +62,17 @@ LAYERS = [
     {"service"},
 ]
 """Each may import from its own layer and those before."""
-OF_THE_CLIENT = {"names", "errors", "options", "forward", "model", "guest", "prerequisites", "journal"}
+OF_THE_CLIENT = {
+    "names",
+    "errors",
+    "options",
+    "forward",
+    "model",
+    "guest",
+    "mounting",
+    "prerequisites",
+    "journal",
+}
 """What vfsctl shares with the daemon: words and checks, nothing that runs."""
 DBUS = {"bus", "systemd1", "cli.proxy", "lean"}
 """Who may know the D-Bus library; lean only loads it quickly."""

@@ -37,6 +37,9 @@ COMMANDS = {
     "exec": LazyCommand("vfsd.cli.execute:execute", "Run a program in a guest, through its agent."),
     "console": LazyCommand("vfsd.cli.open_console:console", "A machine's console on this terminal."),
     "view": LazyCommand("vfsd.cli.view:view", "A machine's display in a window."),
+    "guest-config": LazyCommand(
+        "vfsd.cli.guest_config:guest_config", "What to write into a guest that mounts its shares."
+    ),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
     "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
 }
