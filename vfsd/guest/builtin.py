@@ -37,8 +37,8 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
     "network": ("virtio_net", "af_packet"),
 }
 _NEEDED_APPLETS = {
-    *("awk", "base64", "cttyhack", "dd", "env", "head", "insmod", "ip", "mkdir", "mount", "poweroff"),
-    *("printf", "reboot", "setsid", "sh", "sleep", "udhcpc", "umount"),
+    *("awk", "base64", "cat", "cttyhack", "dd", "env", "insmod", "ip", "mkdir", "mount", "poweroff"),
+    *("printf", "reboot", "rm", "setsid", "sh", "sleep", "tr", "udhcpc", "umount", "wc"),
 }
 _BUSYBOX_NAMES = ("busybox", "busybox.static", "busybox-static")
 _MORE_FOLDERS = ("/usr/bin", "/bin", "/usr/local/bin", "/run/current-system/sw/bin")
@@ -221,8 +221,9 @@ def _modules(report: KernelReport) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 def _image(busybox: bytes, program: Path, modules: Mapping[str, bytes], cache: Path) -> Path:
     digest = hashlib.sha256()
-    scripts = (script.INIT, script.STOP, script.PROFILE, script.UDHCPC, inner_agent.AGENT, inner_agent.PARSE)
-    for part in (_FORMAT.encode(), busybox, *(text.encode() for text in scripts)):
+    scripts = (script.INIT, script.STOP, script.PROFILE, script.UDHCPC)
+    agent = (inner_agent.AGENT, inner_agent.SHELL, inner_agent.AWK)
+    for part in (_FORMAT.encode(), busybox, *(text.encode() for text in (*scripts, *agent))):
         digest.update(hashlib.sha256(part).digest())
     for name, content in modules.items():
         digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
@@ -251,7 +252,8 @@ def _entries(busybox: bytes, applets: Iterable[str], modules: Mapping[str, bytes
         cpio.file("init", script.INIT.encode(), 0o755),
         cpio.file(f"{home}/stop", script.STOP.encode(), 0o755),
         cpio.file(f"{home}/agent", inner_agent.AGENT.encode(), 0o755),
-        cpio.file(f"{home}/parse", inner_agent.PARSE.encode()),
+        cpio.file(f"{home}/agent.sh", inner_agent.SHELL.encode()),
+        cpio.file(f"{home}/agent.awk", inner_agent.AWK.encode()),
         cpio.file(f"{home}/profile", script.PROFILE.encode()),
         cpio.file(f"{home}/udhcpc", script.UDHCPC.encode(), 0o755),
         *(cpio.file(name, content) for name, content in modules.items()),
