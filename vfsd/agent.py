@@ -23,6 +23,8 @@ from vfsd.errors import GuestTimeout, NotSupported, VfsdError
 
 COMMAND_TIMEOUT = 5.0
 """Seconds in which an agent answers a command."""
+CLOSE_TIMEOUT = 1.0
+"""The same for a command that only tidies up."""
 REPLY_MAX = 4 << 20
 """Bytes of one reply. qemu-ga itself keeps up to 16 MiB of a command's output."""
 FILE_MAX = 1 << 20
@@ -30,10 +32,16 @@ FILE_MAX = 1 << 20
 _CHUNK = 64 << 10
 _POLL_FIRST, _POLL_LAST = 0.005, 0.2
 """Seconds between questions whether a command has ended; each time twice as long."""
+_INPUT_RATE = 100_000
+"""Bytes of a program's input that a guest takes in a second at least; one on a busy TCG takes a megabyte."""
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SENTINEL = b"\xff"
 """Begins the answer to guest-sync-delimited, and makes the agent forget half a request."""
 _WORDS_MAX = 300
 """Characters of the guest's that are passed on in an error."""
+_SHORT = 64 << 10
+_PARTS_MAX = 64
+"""What is longer than _SHORT is one long string, and has no more parts than this: Python makes 60 bytes of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ class Agent:
         self._received = bytearray()
         self._in_step = False
         """Whether the next line that comes answers the next command."""
+        self.answers = False
+        """Whether it gave an answer, were it a refusal, when it was asked last."""
 
     def close(self) -> None:
         """End the connection."""
@@ -66,7 +76,7 @@ class Agent:
                 self._socket.shutdown(socket.SHUT_RDWR)
             asyncio.get_running_loop().call_soon(self._socket.close)
         self._socket = None
-        self._in_step = False
+        self._in_step = self.answers = False
         self._received.clear()
 
     async def command(self, name: str, timeout: float = COMMAND_TIMEOUT, **arguments: object) -> Any:
@@ -75,19 +85,19 @@ class Agent:
         :param arguments: with `_` in place of `-`.
         :raise GuestTimeout: no answer. NotSupported: it does not know the command. VfsdError: it refused or lied.
         """
-        async with self._lock, self._time_limit(name, timeout):
+        async with self._turn(name, timeout):
             await self._get_in_step()
             await self._send(_request(name, arguments))
             self._in_step = False
             answer = self._parse(await self._line())
-            self._in_step = True
+            self._in_step = self.answers = True
         if "error" in answer:
             raise self._refusal(name, answer["error"])
         return answer.get("return")
 
     async def tell(self, name: str, timeout: float = COMMAND_TIMEOUT, **arguments: object) -> None:
         """Run a command that has no answer when it succeeds. :raise VfsdError: as command(), but for a refusal."""
-        async with self._lock, self._time_limit(name, timeout):
+        async with self._turn(name, timeout):
             await self._get_in_step()
             await self._send(_request(name, arguments))
             self._in_step = False
@@ -108,10 +118,12 @@ class Agent:
             "capture_output": True,
         }
         if environment:
-            wanted["env"] = list(environment)
+            has_path = any(word.startswith("PATH=") for word in environment)
+            wanted["env"] = [*environment, *([] if has_path else [_PATH])]
         if data:
             wanted["input_data"] = base64.b64encode(data).decode()
-        started = await self.command("guest-exec", timeout, **wanted)
+        patience = COMMAND_TIMEOUT + len(data) / _INPUT_RATE
+        started = await self.command("guest-exec", min(timeout, patience), **wanted)
         pid = self._field(started, "pid", int)
         delay = _POLL_FIRST
         while True:
@@ -136,21 +148,24 @@ class Agent:
                     break
         finally:
             with contextlib.suppress(VfsdError):
-                await self.command("guest-file-close", handle=handle)
+                await self.command("guest-file-close", CLOSE_TIMEOUT, handle=handle)
         return bytes(content[:FILE_MAX])
 
     # talking
 
     @contextlib.asynccontextmanager
-    async def _time_limit(self, name: str, timeout: float) -> AsyncIterator[None]:
+    async def _turn(self, name: str, timeout: float) -> AsyncIterator[None]:
+        """This command's turn; waiting for it counts. :raise GuestTimeout, NotSupported."""
         try:
-            async with asyncio.timeout(timeout):
-                yield
+            async with asyncio.timeout(timeout), self._lock:
+                try:
+                    yield
+                except OSError as error:
+                    self.close()
+                    raise NotSupported(f"{self._who} can't be reached: {error.strerror or error}") from None
         except TimeoutError:
+            self.answers = False
             raise GuestTimeout(f"{self._who} did not answer {name} within {timeout:.0f} s") from None
-        except OSError as error:
-            self.close()
-            raise NotSupported(f"{self._who} can't be reached: {error.strerror or error}") from None
 
     async def _get_in_step(self) -> None:
         """Have a connection on which nothing is left of what was said before."""
@@ -168,21 +183,22 @@ class Agent:
         await self._send(_SENTINEL + _request("guest-sync-delimited", {"id": identity}))
         while True:
             await self._skip_to_sentinel()
-            with contextlib.suppress(ValueError, RecursionError):
-                answer = json.loads(await self._line())
-                if isinstance(answer, dict) and answer.get("return") == identity:
-                    break
+            answer = _document(await self._line())
+            if isinstance(answer, dict) and answer.get("return") == identity:
+                break
         self._in_step = True
 
     def _spoken(self, connection: socket.socket) -> bool:
         """Whether something came that nobody asked for, or the connection is closed."""
+        data = b""
         try:
-            connection.recv(1, socket.MSG_PEEK)
+            data = connection.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
             pass
-        self.close()
+        if not data:
+            self.close()
         return True
 
     async def _connect(self) -> None:
@@ -202,6 +218,8 @@ class Agent:
         if not data:
             raise ConnectionResetError("it closed the connection")
         self._received += data
+        # sock_recv does not wait as long as there is something, so no time limit and nobody else would have a turn
+        await asyncio.sleep(0)
 
     async def _skip_to_sentinel(self) -> None:
         while _SENTINEL not in self._received:
@@ -225,10 +243,7 @@ class Agent:
     # understanding
 
     def _parse(self, line: bytes) -> Mapping[str, Any]:
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError):
-            answer = None
+        answer = _document(line)
         if not isinstance(answer, dict):
             raise self._wrong()
         return answer
@@ -257,7 +272,7 @@ class Agent:
         return Done(status, self._bytes(told, "out-data"), self._bytes(told, "err-data"))
 
     def _wrong(self) -> VfsdError:
-        self._in_step = False
+        self._in_step = self.answers = False
         return VfsdError(f"{self._who} gave an answer that makes no sense")
 
     def _refusal(self, name: str, error: Any) -> VfsdError:
@@ -271,6 +286,16 @@ class Agent:
 def clean(text: str, size: int) -> str:
     """A text of the guest's that can be shown: printable, and not longer than so many characters."""
     return "".join(char if char.isprintable() else " " for char in text[: size * 2]).strip()[:size]
+
+
+def _document(line: bytes) -> Any:
+    """What a line says in JSON; None if it says nothing, or more than an agent has to say."""
+    if len(line) > _SHORT and sum(line.count(mark) for mark in (b",", b"[", b"{")) > _PARTS_MAX:
+        return None
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _request(name: str, arguments: Mapping[str, object]) -> bytes:

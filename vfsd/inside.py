@@ -5,36 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vfsd import commands
 from vfsd.agent import Agent, Done, clean
 from vfsd.context import Context
-from vfsd.errors import GuestTimeout, NotSupported, ShareBusy, VfsdError
+from vfsd.errors import GuestTimeout, NotSupported, ShareBusy, VfsdError, WrongState
 
 if TYPE_CHECKING:
     from vfsd.lifecycle import Lifecycle
 
+END_GRACE = 0.5
+"""Seconds in which a machine must have ended whose agent does not answer any more, if that is why."""
 GREETINGS = 5
 """How often an agent that has opened its port is greeted before it is given up until it opens the port again."""
 _SYSTEM_MAX = 256
 """Characters of the guest's name of its operating system."""
 _SHELL = "/bin/sh"
+_PATH_MAX = 4096
+"""Bytes of a path, and characters of options (PATH_MAX, a page: mount(2))."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _MOUNTS = "/proc/1/mountinfo"
 
+# A device that was plugged just now may not be known to the guest's file system yet.
 _MOUNT = """
 [ -d "$2" ] || mkdir -p -- "$2" || exit
-exec mount -t virtiofs -o "$3" -- "$1" "$2"
+left=10
+until said=$(mount -t virtiofs -o "$3" -- "$1" "$2" 2>&1); do
+	code=$? left=$((left - 1))
+	[ $left -gt 0 ] || { echo "$said" >&2; exit $code; }
+	sleep 0.1
+done
 """
 _UNMOUNT = 'exec umount -- "$1"'
 # The file system is dead: what waits for its answer waits for ever. So nothing here looks at it, and umount is not
 # waited for; it has taken the mount away long before it says its last words to virtiofsd.
 _REMOUNT = """
-tag=$1 count=$2
-shift 2
+count=$1
+shift
 while [ $count -gt 0 ]; do
 	umount -l -- "$1" &
 	child=$! left=20
@@ -43,9 +53,16 @@ while [ $count -gt 0 ]; do
 	count=$((count - 1))
 done
 while [ $# -gt 0 ]; do
-	[ -d "$1" ] || mkdir -p -- "$1"
-	mount -t virtiofs -o "$2" -- "$tag" "$1" || exit
-	shift 2
+	[ -d "$2" ] || mkdir -p -- "$2"
+	if [ "$4" = / ]; then
+		mount -t virtiofs -o "$3" -- "$1" "$2" || exit
+	else
+		whole=$(mktemp -d) && mount -t virtiofs -o "$3" -- "$1" "$whole" || exit
+		mount --bind "$whole$4" "$2" || exit
+		umount -l "$whole"
+		rmdir "$whole"
+	fi
+	shift 4
 done
 """
 
@@ -57,6 +74,8 @@ class GuestMount:
     tag: str
     mount_point: str
     options: str
+    root: str = "/"
+    """The folder of the file system that is seen there: another one is that of a bind mount."""
 
 
 class Inside:
@@ -116,16 +135,19 @@ class Inside:
     async def query(self) -> None:
         """Ask for the system and the mounts anew. :raise VfsdError: the agent does not answer."""
         agent = self._require()
-        with contextlib.suppress(NotSupported):
-            answer = await agent.command("guest-get-osinfo")
-            self.system = _system(answer)
-        await self._query_mounts()
+        async with self._judged(agent):
+            with contextlib.suppress(NotSupported):
+                answer = await agent.command("guest-get-osinfo")
+                self.system = _system(answer)
+            await self._query_mounts()
 
     async def execute(
         self, arguments: Sequence[str], data: bytes, environment: Sequence[str], timeout: float
     ) -> Done:
         """Run a program in the guest. :raise VfsdError: see the interface."""
-        return await self._require().execute(arguments, data=data, environment=environment, timeout=timeout)
+        agent = self._require()
+        async with self._judged(agent):
+            return await agent.execute(arguments, data=data, environment=environment, timeout=timeout)
 
     async def shut_down(self, timeout: float) -> None:
         """Ask the guest to power off; it says nothing if it does. :raise VfsdError: it could not be asked."""
@@ -137,14 +159,15 @@ class Inside:
         """Mount a share. :raise VfsdError: the guest did not."""
         done = await self._script(_MOUNT, tag, mount_point, options)
         await self._query_mounts()
-        if done.status:
+        there = any((mount.tag, mount.mount_point) == (tag, mount_point) for mount in self.mounts)
+        if done.status and not there:
             raise GuestTimeout(f"{self._who} did not mount it at {mount_point}: {_words(done)}")
 
     async def unmount(self, mount_point: str) -> None:
         """Unmount a share. :raise ShareBusy: processes in the guest use it. VfsdError: the guest did not."""
         done = await self._script(_UNMOUNT, mount_point)
         await self._query_mounts()
-        if not done.status:
+        if not done.status or not any(mount.mount_point == mount_point for mount in self.mounts):
             return
         words = _words(done)
         if "busy" in words.lower():
@@ -156,15 +179,24 @@ class Inside:
     async def remount(self, old_tag: str, new_tag: str) -> list[str]:
         """Mount another device wherever one was whose file system is dead; returns the places.
 
+        Other shares that were mounted inside of it went with it, so they are mounted again too.
+
         :raise VfsdError: the guest did not.
         """
         await self._query_mounts()
         found = [mount for mount in self.mounts if mount.tag == old_tag]
         if not found:
             return []
+        back = []
+        for number, mount in enumerate(self.mounts):
+            if mount.tag == old_tag:
+                back += [new_tag, mount.mount_point, mount.options, mount.root]
+            elif any(mount.mount_point.startswith(f"{outer.mount_point}/") for outer in found) and any(
+                outer.tag == old_tag for outer in self.mounts[:number]
+            ):
+                back += [mount.tag, mount.mount_point, mount.options, mount.root]
         away = [mount.mount_point for mount in reversed(found)]
-        back = [word for mount in found for word in (mount.mount_point, mount.options)]
-        done = await self._script(_REMOUNT, new_tag, str(len(away)), *away, *back)
+        done = await self._script(_REMOUNT, str(len(away)), *away, *back)
         await self._query_mounts()
         if done.status:
             raise GuestTimeout(f"{self._who} did not mount it again: {_words(done)}")
@@ -177,12 +209,35 @@ class Inside:
         return f'the guest of machine "{self._machine.name}"'
 
     def _require(self) -> Agent:
-        """:raise NotSupported: there is no agent."""
-        if self._agent is None or not self.ready:
+        """:raise NotSupported: there is no agent. One that did not answer is given another chance."""
+        if self._agent is None:
             raise NotSupported(
                 f"{self._who} has no agent that answers; install and start qemu-guest-agent in it"
             )
         return self._agent
+
+    @contextlib.asynccontextmanager
+    async def _judged(self, agent: Agent) -> AsyncIterator[None]:
+        """Whether the agent is ready shows in whether it answers.
+
+        :raise WrongState: the machine ended meanwhile.
+        """
+        try:
+            yield
+        except VfsdError:
+            if agent is self._agent and agent.answers:
+                raise
+            # an agent's end is told on its own socket first: wait for what else there is to know
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_GRACE):
+                    await self._machine.wait_idle()
+            if not self._machine.live:
+                raise WrongState(f'machine "{self._machine.name}" ended meanwhile') from None
+            raise
+        finally:
+            if agent is self._agent and self.ready is not agent.answers:
+                (self._ready.set if agent.answers else self._ready.clear)()
+                self.tell()
 
     async def _greet(self) -> None:
         path = self._context.paths.machine(self._machine.name).agent
@@ -227,7 +282,10 @@ def parse_mounts(text: str) -> list[GuestMount]:
         fields, source = here.split(" "), there.split(" ")
         if len(fields) < 6 or len(source) < 2 or source[0] != "virtiofs":
             continue
-        found.append(GuestMount(_plain(source[1]), _plain(fields[4]), fields[5]))
+        words = (_plain(source[1]), _plain(fields[4]), fields[5], _plain(fields[3]))
+        # a path that no kernel has; NUL can't be told over the bus either
+        if all(len(word) <= _PATH_MAX and "\0" not in word for word in words):
+            found.append(GuestMount(*words))
     return found
 
 

@@ -83,14 +83,17 @@ class Lifecycle(Condition):
             deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 + timeout
             paths = self._context.paths.machine(self.name)
             paths.deadline.write_text(str(deadline))
-            await self._ask_guest()
+            answers = self.state is MachineState.RUNNING and self.inside.ready
             self._set_state(MachineState.STOPPING, "asked the guest to power off")
+            if answers:
+                await self._ask_guest()
             try:
                 await self._context.supervisor.begin_stop(self.unit)
             except SupervisorError as error:
                 if not error.no_such_unit:
                     raise UnitFailed(f'machine "{self.name}" could not be stopped: {error}') from None
-            self._force = self._context.spawn(self._kill_at(deadline))
+            if self.state is MachineState.STOPPING:  # else it was quick
+                self._force = self._context.spawn(self._kill_at(deadline))
 
     async def shut_down_because(self, why: str, *, again: bool) -> None:
         """Shut down for a reason that will be the machine's. :raise WrongState.

@@ -34,6 +34,8 @@ _MOUNT_OPTIONS = ("MountPoint", "MountOptions")
 
 
 _EXECUTE_OPTIONS = {"Input": "ay", "Environment": "as", "TimeoutUSec": "t"}
+INPUT_MAX = 1 << 20
+"""Bytes of a program's standard input: the agent takes them in one piece."""
 EXECUTE_TIMEOUT_USEC = 20 * USEC_PER_SEC
 """How long a program may run in the guest, unless it is told otherwise: less than a D-Bus client waits."""
 
@@ -163,13 +165,17 @@ class Machine(Lifecycle):
 
     async def execute(self, arguments: list[str], options: Mapping[str, tuple[str, Any]]) -> list[Any]:
         """Run a program in the guest: exit code, output, errors. :raise VfsdError: see the interface."""
-        self._require_live("told to run something")
+        self._require(MachineState.RUNNING, "told to run something")
         require(arguments, "there is nothing to run; name a program")
         for name, (signature, _) in options.items():
             wanted = _EXECUTE_OPTIONS.get(name)
             require(wanted == signature, f'"{name}" of type "{signature}" is no option of Execute')
         given = {name: value for name, (_, value) in options.items()}
         check_text("an argument", *arguments, *given.get("Environment", []))
+        require(
+            len(given.get("Input", b"")) <= INPUT_MAX,
+            "Input has more than 1 MiB; put it into a shared directory instead",
+        )
         done = await self.inside.execute(
             arguments,
             bytes(given.get("Input", b"")),
@@ -180,7 +186,7 @@ class Machine(Lifecycle):
 
     async def query_guest(self) -> None:
         """Ask the guest's agent anew. :raise VfsdError: see the interface."""
-        self._require_live("asked for its guest")
+        self._require(MachineState.RUNNING, "asked for its guest")
         await self.inside.query()
 
     # for its shares

@@ -20,10 +20,15 @@ def kill_virtiofsd(vfsd: Vfsd, share: str) -> None:
 
 async def test_a_healed_share_serves_the_guest_again(vfsd: Vfsd, client: Client, folder: Path) -> None:
     folder.chmod(0o777)
-    machine = await builtin(client, folder, OnShareFailure=("s", "heal"))
+    inner = folder / "inner"
+    inner.mkdir()
+    inner.chmod(0o777)
+    shares = [[str(folder), "/first", {}], [str(inner), "/first/nested", {}]]
+    machine = await builtin(client, folder, OnShareFailure=("s", "heal"), Shares=("a(ssa{sv})", shares))
     await guest_is_ready(vfsd, machine)
-    [share] = await client.get(machine, MACHINE, "Shares")
-    assert (await execute(client, machine, "sh", "-c", "echo before >/first/x"))[0] == 0
+    share, nested = await client.get(machine, MACHINE, "Shares")
+    script = "cd /first; echo before >x; mkdir deep /bound; echo deep >deep/z; mount --bind deep /bound"
+    assert (await execute(client, machine, "sh", "-c", script))[0] == 0
     begun = time.monotonic()
     kill_virtiofsd(vfsd, share)
     await until(lambda: True in client.signals.changes(machine, "Degraded"), "the machine is degraded")
@@ -31,6 +36,11 @@ async def test_a_healed_share_serves_the_guest_again(vfsd: Vfsd, client: Client,
     took = time.monotonic() - begun
     status, output, _ = await execute(client, machine, "sh", "-c", "cat /first/x; echo after >/first/y")
     assert (status, output) == (0, b"before\n")
+    # so does what was mounted out of it, and in it
+    status, output, _ = await execute(client, machine, "sh", "-c", "cat /bound/z; echo in >/first/nested/i")
+    assert (status, output) == (0, b"deep\n")
+    assert (inner / "i").read_text() == "in\n"
+    assert await client.get(nested, SHARE, "MountedAt") == "/first/nested"
     assert (folder / "y").read_text() == "after\n"
     assert took < 10, took
     assert await client.get(share, SHARE, "State") == "active"

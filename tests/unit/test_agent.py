@@ -6,6 +6,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,79 @@ async def test_endless_talk_is_bounded(tmp_path: Path, chunk: bytes) -> None:
         assert len(client._received) <= REPLY_MAX + (64 << 10)
 
 
+async def test_endless_talk_leaves_others_their_turn(tmp_path: Path) -> None:
+    """A real process talks, for within this one the talker would wait for its turn too."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "agent"))
+        server.listen()
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.01)
+                turns += 1
+
+        client = Agent(tmp_path / "agent", "m")
+        asking = asyncio.create_task(client.command("guest-ping", 1))
+        counting = asyncio.create_task(count())
+        server.setblocking(False)
+        talker, _ = await asyncio.get_running_loop().sock_accept(server)
+        talker.setblocking(True)
+        silent = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec("yes", stdout=talker.fileno(), stderr=silent)
+        talker.close()
+        begun = time.monotonic()
+        with pytest.raises(GuestTimeout):
+            await asking
+        took = time.monotonic() - begun
+        client.close()
+        await process.wait()
+        counting.cancel()
+    assert took < 3
+    assert turns > 10
+
+
+async def test_waiting_for_another_command_counts(tmp_path: Path) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with agent(tmp_path, talk) as client:
+        begun = time.monotonic()
+        asked = [client.command("guest-ping", 0.5) for _ in range(20)]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(end) for end in ends} == {GuestTimeout}
+        assert time.monotonic() - begun < 3
+
+
+async def test_many_small_parts_are_not_taken_apart(tmp_path: Path) -> None:
+    """A megabyte of `[]` would become sixty."""
+    parts = b'{"return": [' + b"[]," * 500_000 + b"0]}\n"
+    text = base64.b64encode(bytes(1 << 20)).decode()
+    script = {"guest-x": parts, "guest-y": {"return": {"text": text}}}
+    async with agent(tmp_path, honest(script)) as client:
+        with pytest.raises(VfsdError, match="no sense"):
+            await client.command("guest-x")
+        assert await client.command("guest-y") == {"text": text}
+
+
+async def test_what_was_said_unasked_is_no_answer(tmp_path: Path) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            request = json.loads(line.rpartition(b"\xff")[2])
+            if request["execute"] == "guest-sync-delimited":
+                writer.write(b"\xff" + json.dumps({"return": request["arguments"]["id"]}).encode() + b"\n")
+            else:
+                writer.write(b'{"return": {"asked": 1}}\n{"return": {"asked": 0}}\n')
+        writer.close()
+
+    async with agent(tmp_path, talk) as client:
+        for _ in range(3):
+            assert await client.command("guest-ping") == {"asked": 1}
+            assert client.answers
+
+
 async def test_an_answer_that_is_too_long(tmp_path: Path) -> None:
     async with agent(tmp_path, honest({"guest-ping": b"x" * (REPLY_MAX + (1 << 20)) + b"\n"})) as client:
         with pytest.raises(VfsdError, match="more than 4 MiB"):
@@ -187,10 +262,14 @@ def test_mounts_of_virtiofs_alone() -> None:
         "22 1 0:20 / / rw,relatime - virtiofs root rw\n"
         "27 22 0:24 / /a\\040b\\134c ro,nosuid shared:1 - virtiofs my\\040tag rw\n"
         "28 22 0:25 / /x rw - ext4 /dev/vda rw\nnonsense\n1 2 - virtiofs\n"
+        "29 22 0:24 /in\\040it /bound rw - virtiofs t rw\n"
+        "30 22 0:26 / /nul\\000 rw - virtiofs nul rw\n"
+        f"31 22 0:26 / /{'x' * 5000} rw - virtiofs long rw\n"
     )
     assert parse_mounts(text) == [
         GuestMount("root", "/", "rw,relatime"),
         GuestMount("my tag", "/a b\\c", "ro,nosuid"),
+        GuestMount("t", "/bound", "rw", "/in it"),
     ]
 
 
