@@ -70,6 +70,7 @@ OF_THE_CLIENT = {
     "model",
     "guest",
     "mounting",
+    "paths",
     "prerequisites",
     "journal",
 }

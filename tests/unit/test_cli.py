@@ -15,7 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfsd import errors as domain
-from vfsd.cli import boot, command, console, monitor, options, output, status, values, view, visitor
+from vfsd.cli import (
+    boot,
+    command,
+    console,
+    execute,
+    monitor,
+    options,
+    output,
+    ssh,
+    status,
+    values,
+    view,
+    visitor,
+)
 from vfsd.cli.errors import CallFailed, CliError, Exit, Unreachable, explain, explain_unreachable
 from vfsd.cli.main import main
 from vfsd.cli.output import Column
@@ -154,6 +167,39 @@ def test_assignments_get_the_types_of_the_interface() -> None:
     }
     machine = values.parse_assignments(MACHINE_OPTIONS, ("ShutdownTimeoutUSec=2min", "Memory=2G"))
     assert machine == {"ShutdownTimeoutUSec": Typed("t", 120_000_000), "Memory": Typed("t", 2 << 30)}
+    tables = values.parse_assignments(
+        MACHINE_OPTIONS, ("Credentials=a=b=c", "credentials=d=", "Credentials=a=x")
+    )
+    assert tables == {"Credentials": Typed("a{ss}", {"a": "x", "d": ""})}
+
+
+def test_credential_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert values.parse_credential_file("a.b:some:file") == ("a.b", f"{tmp_path}/some:file")
+    for wrong in ("", "a", "a:", ":b"):
+        with pytest.raises(CliError, match="NAME:FILE") as caught:
+            values.parse_credential_file(wrong)
+        assert caught.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize("named", [execute.execute, ssh.ssh])
+@pytest.mark.parametrize("words", [("ls", "--json", "--"), ("--user",), ("--", "ls")])
+def test_a_guests_command_is_its_own(named: click.Command, words: tuple[str, ...]) -> None:
+    with named.make_context("it", ["dev", "--", *words]) as context:
+        assert values.own_words(context.params["command"]) == words
+    if words[0] != "--":
+        assert values.own_words(words) == words
+
+
+def test_how_ssh_is_called() -> None:
+    called = ssh.arguments(Path("/k e y"), "dev", "[::1]:2222", ("-x", "a b"))
+    assert called[0] == "ssh"
+    assert called[-4:] == ["--", "::1", "-x", "a b"]
+    assert called[called.index("-i") + 1] == "/k e y"
+    assert called[called.index("-p") + 1] == "2222"
+    for elsewhere in ("vsock:3", "", "host"):
+        with pytest.raises(CliError, match="can't go"):
+            ssh.arguments(Path("/k"), "dev", elsewhere, ())
 
 
 @pytest.mark.parametrize(

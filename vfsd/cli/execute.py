@@ -10,7 +10,7 @@ import click
 from vfsd.cli.errors import CliError
 from vfsd.cli.objects import MACHINE
 from vfsd.cli.session import Session, global_options, pass_session
-from vfsd.cli.values import Options, Typed, parse_timespan
+from vfsd.cli.values import Options, Typed, own_words, parse_timespan
 
 if TYPE_CHECKING:
     from vfsd.cli.proxy import Client
@@ -47,7 +47,7 @@ def execute(session: Session, name: str, command: tuple[str, ...], timeout: str)
             MACHINE.interface,
             "Execute",
             "asa{sv}",
-            list(command),
+            list(own_words(command)),
             options,
             within=usec / 1e6 + CALL_MARGIN,
         )

@@ -37,6 +37,7 @@ COMMANDS = {
     "exec": LazyCommand("vfsd.cli.execute:execute", "Run a program in a guest, through its agent."),
     "console": LazyCommand("vfsd.cli.open_console:console", "A machine's console on this terminal."),
     "view": LazyCommand("vfsd.cli.view:view", "A machine's display in a window."),
+    "ssh": LazyCommand("vfsd.cli.ssh:ssh", "Log in to a guest, or run a command there."),
     "guest-config": LazyCommand(
         "vfsd.cli.guest_config:guest_config", "What to write into a guest that mounts its shares."
     ),

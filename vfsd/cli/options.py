@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from vfsd.cli.values import Options, Typed, absolute, parse_assignments, parse_value
+from vfsd.cli.values import Options, Typed, absolute, parse_assignments, parse_credential_file, parse_value
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.options import Option
 
@@ -61,6 +61,13 @@ BOOT_FLAGS = (
         "Port of the host that leads into the guest (repeatable).",
         "tcp:HOST:PORT:PORT",
     ),
+    Flag("--ssh", "SSH", 'Let "vfsctl ssh" in: hand its key to the guest, and forward a port.'),
+    Flag(
+        "--credential",
+        "CredentialFiles",
+        "File that is handed to the guest's systemd (repeatable).",
+        "NAME:FILE",
+    ),
 )
 
 MACHINE_FLAGS = (
@@ -94,7 +101,7 @@ def _click_option(flag: Flag, option: Option) -> Callable[[Decorated], Decorated
     choices = choices_of(option)
     if choices:
         return click.option(flag.flag, type=click.Choice(choices), help=flag.help)
-    multiple = option.signature == "as"
+    multiple = option.signature in ("as", "a{ss}")
     return click.option(flag.flag, multiple=multiple, metavar=flag.metavar, help=flag.help)
 
 
@@ -112,6 +119,8 @@ def collect(flags: tuple[Flag, ...], table: Mapping[str, Option], given: Mapping
             continue
         if option.signature == "as":
             options[flag.sets] = Typed("as", list(value))
+        elif option.signature == "a{ss}":
+            options[flag.sets] = Typed("a{ss}", dict(map(parse_credential_file, value)))
         elif value is True:
             options[flag.sets] = Typed("b", True)
         else:

@@ -129,7 +129,7 @@ def _plain(name: str) -> str:
 
 
 def parse_assignments(table: Mapping[str, Option], texts: tuple[str, ...]) -> Options:
-    """Options from `NAME=VALUE`; a list's name may stand more than once."""
+    """Options from `NAME=VALUE`; the name of a list or a table may stand more than once."""
     options: Options = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -137,12 +137,34 @@ def parse_assignments(table: Mapping[str, Option], texts: tuple[str, ...]) -> Op
             raise _wrong(f'"{text}" is not of the form NAME=VALUE')
         option = find_option(table, name)
         typed = parse_value(option, value)
-        if option.signature == "as" and option.dbus_name in options:
-            typed = Typed("as", [*options[option.dbus_name].value, value])
+        if option.dbus_name in options:
+            typed = _joined(options[option.dbus_name], typed)
         if option.signature == "a{ss}" and option.dbus_name in options:
             typed = Typed("a{ss}", {**options[option.dbus_name].value, **typed.value})
         options[option.dbus_name] = typed
     return options
+
+
+def _joined(before: Typed, typed: Typed) -> Typed:
+    """What an option that stands twice has: both, if it is a list or a table, else the last."""
+    if typed.signature == "as":
+        return Typed("as", [*before.value, *typed.value])
+    if typed.signature == "a{ss}":
+        return Typed("a{ss}", {**before.value, **typed.value})
+    return typed
+
+
+def parse_credential_file(text: str) -> tuple[str, str]:
+    """Name and absolute path from `NAME:FILE`."""
+    name, colon, path = text.partition(":")
+    if not (name and colon and path):
+        raise _wrong(f'"{text}" is not of the form NAME:FILE')
+    return name, absolute(path)
+
+
+def own_words(command: tuple[str, ...]) -> tuple[str, ...]:
+    """A guest's command without the `--` before it, which click leaves there since its options aren't vfsctl's."""
+    return command[1:] if command[:1] == ("--",) else command
 
 
 def absolute(path: str) -> str:

@@ -1,0 +1,82 @@
+"""`vfsctl ssh`: log in to a guest with the key that vfsd handed to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vfsd.cli.errors import CliError
+from vfsd.cli.objects import MACHINE
+from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.values import own_words
+from vfsd.paths import Paths
+
+if TYPE_CHECKING:
+    from vfsd.cli.proxy import Client
+
+# The guest made its host key when it booted, so nobody can know it; vfsd holds the port on this host for it.
+_OPTIONS = (
+    "IdentitiesOnly=yes",
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    "GlobalKnownHostsFile=/dev/null",
+    "LogLevel=ERROR",
+)
+
+
+@click.command("ssh", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@global_options
+@pass_session
+def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
+    """Log in to the guest of the machine NAME as root, or run COMMAND there, by ssh(1).
+
+    The machine must have been started with the option SSH, and its guest run an SSH server; one with systemd 252 or
+    later takes the key by itself. The exit code is that of ssh.
+    """
+
+    async def body(client: Client) -> dict[str, Any]:
+        return await MACHINE.show(client, name)
+
+    found = session.run(body)
+    if found["State"] != "running":
+        raise CliError(
+            f"{name} is {found['State']}", f'"vfsctl {session.flag}machine start {name}" starts it.'
+        )
+    if not found["SSH"]:
+        raise CliError(f"{name} has no SSH", "its guest has no key of vfsd's; make the machine with --ssh.")
+    if not found["SSHAddress"]:
+        raise CliError(
+            f"no port leads to the guest of {name}",
+            "on a network of its own call ssh with the guest's address; otherwise use --network user.",
+        )
+    key = Paths.of(session.scope).ssh_key
+    if not os.access(key, os.R_OK):
+        raise CliError(f"the key for {name} can't be read", "call vfsctl as the user whose vfsd it is.")
+    program = shutil.which("ssh")
+    if program is None:
+        raise CliError("ssh is not installed", "install OpenSSH's client (Debian: openssh-client).")
+    sys.stdout.flush()
+    os.execv(program, arguments(key, name, found["SSHAddress"], own_words(command)))  # noqa: S606  # no shell is wanted
+
+
+def arguments(key: Path, name: str, address: str, command: tuple[str, ...]) -> list[str]:
+    """The command line of ssh.
+
+    :param address: HOST:PORT; an IPv6 address in brackets.
+    :raise CliError: it is none.
+    """
+    host, _, port = address.rpartition(":")
+    if host in ("", "vsock") or not port.isdecimal():
+        raise CliError(
+            f"{name} is at {address}, where this vfsctl can't go", "use one that is as new as vfsd."
+        )
+    options = [word for option in (*_OPTIONS, f"HostKeyAlias=vfsd-{name}") for word in ("-o", option)]
+    login = ["-l", "root", "-p", port, "-i", str(key)]
+    return ["ssh", *options, *login, "--", host.strip("[]"), *command]
