@@ -143,6 +143,8 @@ class Lifecycle(Condition):
         """Take over the state in which systemd and QEMU have the machine. Does not wait long for QEMU."""
         known = self.memory
         status = self._context.supervisor.status(self.unit)
+        if not status.runs:  # a vfsd that was killed as it started the machine has left them
+            credentials.remove(self._context.paths.machine(self.name).credentials)
         if status.runs:
             await self._adopt_running(status)
         elif known.invocation:
@@ -185,7 +187,6 @@ class Lifecycle(Condition):
         else:
             self.reason = self.memory.end or "ended while vfsd was not running"
         by_force.unlink(missing_ok=True)
-        credentials.remove(self._context.paths.machine(self.name).credentials)
         failure = problem if self.state is MachineState.FAILED else ""
         self.state_changed_usec = now_usec()
         self._remember(failure=failure, accelerator="", invocation="", end="", layout="")

@@ -128,6 +128,18 @@ async def test_definitions_keep_values_where_nobody_reads_them(
     assert json.loads(definition.read_text())["options"]["Credentials"] == {"b": "2"}
 
 
+async def test_a_vfsd_that_was_killed_leaves_none_behind(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    await started(client, folder, "runs")
+    await tiny_machine(client, folder, "stopped")
+    left = [vfsd.runtime / "machine" / name / "credentials" for name in ("runs", "stopped")]
+    for made in left:
+        vfsd.run("mkdir", "-p", "-m", "0700", str(made))
+        vfsd.run("touch", str(made / "0"))
+    vfsd.restart()
+    wait_for(lambda: not any(made.exists() for made in left), "they are gone")
+    assert all(made.parent.exists() for made in left)
+
+
 async def test_files_are_read_at_each_start(vfsd: Vfsd, client: Client, folder: Path) -> None:
     file = folder / "token"
     path = await tiny_machine(client, folder, CredentialFiles=("a{ss}", {"token": str(file)}))
