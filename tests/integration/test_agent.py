@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from dbus_next import Variant
 
 from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
 from tests.integration.test_hotplug import builtin, execute, guest_is_ready, refused
+from tests.integration.test_shutdown import console
 from tests.integration.tiny_guest import started
 
 
@@ -59,6 +61,14 @@ async def test_a_guest_and_its_agent(  # noqa: PLR0915  # a boot takes seconds: 
     command = vfsd.argv(["vfsctl", vfsd.flag, "exec", "guest", "sh", "-c", "cat; echo no >&2; exit 5"])
     done = subprocess.run(command, input=b"to the guest", capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (5, b"to the guest", b"no\n")
+
+    # and what a person sees
+    shown = vfsd.run("vfsctl", vfsd.flag, "status", "guest")
+    assert "Guest: vfsd built-in guest, Linux 6." in shown
+    assert re.search(r"mounted at /first \(\S+ used, \S+ free\)", shown), shown
+    assert "/first (rw,relatime)" in vfsd.run(
+        "vfsctl", vfsd.flag, "status", await client.get(share, SHARE, "Name")
+    )
 
     # what the guest does by hand is seen when it is asked for
     assert (await execute(client, machine, "umount", "/first"))[0] == 0
@@ -137,10 +147,27 @@ def guest_processes(vfsd: Vfsd) -> str:
 async def test_a_shutdown_goes_through_the_agent(vfsd: Vfsd, client: Client, folder: Path) -> None:
     machine = await builtin(client, folder)
     await guest_is_ready(vfsd, machine)
+    pid = await client.get(machine, MACHINE, "MainPID")
+    # what waits for the power button in the guest ends, so the button does nothing
+    await execute(client, machine, "sh", "-c", "kill $(ps | awk '/[{]dd}/ {print $1}')")
     await client.call(machine, MACHINE, "Shutdown", "t", 0)
     await until(lambda: "stopped" in [new for _, new, _ in client.signals.states(machine)], "it is off", 30)
     assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
     assert await client.get(machine, MACHINE, "GuestReady") is False
+    assert "power button" not in console(vfsd, pid)
+
+    # with an agent that hangs the power button does it
+    await client.call(machine, MACHINE, "Start")
+    await guest_is_ready(vfsd, machine)
+    pid = await client.get(machine, MACHINE, "MainPID")
+    await execute(client, machine, "sh", "-c", f"(sleep 0.2; kill -STOP {AGENT}; echo hung >/dev/console) &")
+    await until(lambda: "hung" in console(vfsd, pid), "it hangs")
+    begun = time.monotonic()
+    await client.call(machine, MACHINE, "Shutdown", "t", 0)
+    assert time.monotonic() - begun < 5
+    await until(lambda: vfsd.get(machine, MACHINE, "State") == "stopped", "it is off", 30)
+    assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
+    assert "vfsd: power button" in console(vfsd, pid)
 
 
 async def test_a_guest_without_agent(vfsd: Vfsd, client: Client, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfsd.cli.errors import CliError, Exit, journal_command
+from vfsd.cli.errors import CallFailed, CliError, Exit, journal_command
 from vfsd.cli.objects import MACHINE, SHARE, Kind, object_of, property_text
 from vfsd.cli.output import Column, clean, plural, print_details, print_json, print_table, size, state_colour
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.names import MANAGER_INTERFACE, ROOT_PATH
 
 if TYPE_CHECKING:
-    from vfsd.cli.proxy import Client
+    from vfsd.cli.proxy import Client, Objects
 
 MACHINE_COLUMNS = (
     Column("MACHINE"),
@@ -37,6 +38,11 @@ SHARE_COLUMNS = (
 )
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
+
+GUEST_TIMEOUT = 5.0
+"""Seconds that a person waits for what the guest says, and its file systems."""
+SPACE = "Space"
+"""Size and free bytes, beside the properties of a share."""
 
 Named = dict[str, dict[str, Any]]
 """Properties by name."""
@@ -57,6 +63,9 @@ def status(session: Session, name: str | None) -> int:
         manager, objects = await asyncio.gather(
             client.properties(ROOT_PATH, MANAGER_INTERFACE), client.objects()
         )
+        machines = MACHINE.named(objects)
+        if name in machines and machines[name]["GuestReady"] and machines[name]["State"] == "running":
+            objects = await _asked(client, name)
         return manager, MACHINE.named(objects), SHARE.named(objects)
 
     manager, machines, shares = session.run(body)
@@ -75,6 +84,23 @@ def status(session: Session, name: str | None) -> int:
 def reload(session: Session) -> None:
     """Read the configuration folders again; what runs is never touched."""
     session.run(lambda client: client.manager("Reload"))
+
+
+async def _asked(client: Client, name: str) -> Objects:
+    """All objects, once the guest of a machine was asked for its mounts, and the host for the space of its shares."""
+    with contextlib.suppress(CallFailed):  # then what is known must do
+        path = await MACHINE.path(client, name)
+        await client.call(path, MACHINE.interface, "QueryGuest", within=GUEST_TIMEOUT)
+    objects = await client.objects()
+
+    async def add_space(path: str, share: dict[str, Any]) -> None:
+        with contextlib.suppress(CallFailed):
+            total, free = await client.call(path, SHARE.interface, "GetSpace", within=GUEST_TIMEOUT)
+            share[SPACE] = total, free
+
+    shares = ((path, item[SHARE.interface]) for path, item in objects.items() if SHARE.interface in item)
+    await asyncio.gather(*(add_space(path, share) for path, share in shares if share["MountedAt"]))
+    return objects
 
 
 def _overview(session: Session, manager: Mapping[str, Any], machines: Named, shares: Named) -> None:
@@ -162,6 +188,8 @@ def machine_details(item: Mapping[str, Any], shares: Named) -> Iterator[tuple[st
     yield "Since", since(item["StateChangedUSec"])
     if item["MainPID"]:
         yield "Main PID", f"{item['MainPID']} (QEMU, {item['AcceleratorInUse']})"
+    if item["GuestReady"]:
+        yield "Guest", item["GuestSystem"] or "its agent answers"
     yield "Boots", boots(item)
     yield "Memory", f"{size(item['Memory'])}, {plural(item['CPUs'], 'processor')}"
     yield "Network", ", ".join([item["Network"], *item["Forward"]])
@@ -191,7 +219,11 @@ def boots(item: Mapping[str, Any]) -> str:
 def _share_words(share: Mapping[str, Any]) -> str:
     where = f" at {share['MountPoint']}" if share["MountPoint"] else ""
     mode = ", read-only" if share["ReadOnly"] else ""
-    return f"({share['State']}): {share['Source']}, tag {share['Tag']}{where}{mode}"
+    mounted = f", mounted at {share['MountedAt']}" if share["MountedAt"] else ""
+    if SPACE in share:
+        total, free = share[SPACE]
+        mounted += f" ({size(total - free)} used, {size(free)} free)"
+    return f"({share['State']}): {share['Source']}, tag {share['Tag']}{where}{mode}{mounted}"
 
 
 def share_details(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -206,7 +238,9 @@ def share_details(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Ended", f"abnormally {plural(item['Restarts'], 'time')}"
     yield "Tag", item["Tag"]
     if item["MountPoint"]:
-        yield "Mounted at", item["MountPoint"]
+        yield "Mount point", item["MountPoint"]
+    if item["MountedAt"]:
+        yield "Mounted at", f"{item['MountedAt']} ({item['GuestOptions']})"
     yield "Options", ", ".join(share_options(item)) or "all default"
     yield "Kept", _kept(item)
     yield "Units", f"{item['SocketUnit']}, {item['ServiceUnit']}"
