@@ -19,7 +19,7 @@ from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
 from vfsd.mounting import own_options
 from vfsd.share import Share
-from vfsd.units import FIRST_SHARE_FD, SOCKETS, Unit
+from vfsd.units import FIRST_SHARE_FD, SOCKETS, Place, Unit
 
 if TYPE_CHECKING:
     from vfsd.lifecycle import Lifecycle
@@ -58,7 +58,7 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
     _check_interface(machine)
     qemu = await context.host.qemu()
     accelerator = await context.host.accelerator(spec.accelerator)
-    share_units = [unit for share in machine.shares for unit in await share.units(spec.name)]
+    share_units = [unit for share in machine.shares for unit in await share.units(Place(spec.name))]
     paths = context.paths.machine(spec.name)
     paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     open_files = context.supervisor.version >= OPEN_FILE_SINCE

@@ -13,10 +13,12 @@ from vfsd.context import Context, now_usec
 from vfsd.devices import Layout
 from vfsd.errors import WrongState
 from vfsd.model import MachineSpec, MachineState
+from vfsd.paths import MachinePaths
 from vfsd.share import Share
 from vfsd.store import Kind
 from vfsd.supervisor import UnitStatus
 from vfsd.turns import Turns
+from vfsd.units import Place
 
 
 class Condition(ABC):
@@ -26,6 +28,8 @@ class Condition(ABC):
         self._context = context
         self.spec = spec
         self.owner = owner
+        self.suffix = names.FIRST
+        """Which of the two sets of unit names it has while it runs: a Refresh changes over to the other."""
         self.memory = context.store.recall(Kind.MACHINE, spec.name)
         self.own_shares: list[Share] = []
         self.attached: list[Share] = []
@@ -61,7 +65,17 @@ class Condition(ABC):
 
     @property
     def unit(self) -> str:
-        return names.machine_unit(self.name)
+        return names.machine_unit(self.name, self.suffix)
+
+    @property
+    def paths(self) -> MachinePaths:
+        """Its runtime files, those of the QEMU that runs."""
+        return self._context.paths.machine(self.name, self.suffix)
+
+    @property
+    def place(self) -> Place:
+        """Where the units of a share belong that comes to it while it runs."""
+        return Place(self.name, self.unit, self.suffix)
 
     @property
     def slice(self) -> str:
@@ -80,7 +94,7 @@ class Condition(ABC):
     @property
     def display_path(self) -> str:
         wanted = self.spec.display != "none" and not self.state.idle
-        return str(self._context.paths.machine(self.name).display) if wanted else ""
+        return str(self.paths.display) if wanted else ""
 
     @property
     def live(self) -> bool:
@@ -91,7 +105,7 @@ class Condition(ABC):
     def _units(self) -> list[str]:
         # those of an attached share come back by themselves when the machine is gone
         shares = (unit for share in self.own_shares for unit in (share.socket_unit, share.service_unit))
-        return [self.unit, names.machine_socket_unit(self.name), *shares, self.slice]
+        return [self.unit, names.machine_socket_unit(self.name, self.suffix), *shares, self.slice]
 
     # whom it tells
 
@@ -140,7 +154,7 @@ class Condition(ABC):
         self._state_changed(old, state, reason)
 
     def _console_path(self) -> str:
-        return str(self._context.paths.machine(self.name).console)
+        return str(self.paths.console)
 
     def _remember(self, **changes: Any) -> None:
         memory = dataclasses.replace(self.memory, **changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +78,7 @@ class Followed(Protocol):
 class Follower:
     """The connection to one machine's QEMU."""
 
-    def __init__(self, context: Context, path: Path, machine: Followed) -> None:
+    def __init__(self, context: Context, path: Callable[[], Path], machine: Followed) -> None:
         self._context = context
         self._path = path
         self._machine = machine
@@ -93,7 +93,7 @@ class Follower:
 
     async def connect(self) -> None:
         """Reach the monitor and tell the machine QEMU's state; follow() comes next. :raise MonitorFailed."""
-        self._monitor = await Monitor.open(self._path, self._on_event)
+        self._monitor = await Monitor.open(self._path(), self._on_event)
         status = await self._monitor.status()
         broken = status == _BROKEN
         self._machine.qemu_connected(None if broken else _RUN_STATES.get(status, MachineState.RUNNING))

@@ -98,7 +98,7 @@ class Healer:
         if not machine.inside.ready:
             raise NotSupported("the guest has no agent")
         old = machine.layout.of(share.name)
-        await share.listen_anew(machine.name, machine.unit)
+        await share.listen_anew(machine.place)
         plugged = await hotplug.plug(self._context, machine, share, self._new_tag(share))
         try:
             return await machine.inside.remount(old.tag if old else share.spec.tag, plugged.tag)

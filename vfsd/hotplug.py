@@ -41,7 +41,7 @@ async def attach(context: Context, machine: Machine, share: Share) -> None:
     plugged = None
     share.attach(machine)
     try:
-        await share.listen_for(machine.name, machine.unit)
+        await share.listen_for(machine.place)
         plugged = await plug(context, machine, share, share.spec.tag)
         if share.spec.mount_point and machine.inside.ready:
             await machine.inside.mount(plugged.tag, share.spec.mount_point, guest_options(share.spec))
@@ -92,7 +92,7 @@ async def replace(context: Context, machine: Machine, shares: Sequence[Share]) -
                 await _unplug_by_reset(machine, plugged)
         for share in shares:
             share.parting = False
-            await share.listen_anew(machine.name, machine.unit)
+            await share.listen_anew(machine.place)
             await plug(context, machine, share, share.spec.tag)
     finally:
         for share in shares:

@@ -240,8 +240,7 @@ class Inside:
                 self.tell()
 
     async def _greet(self) -> None:
-        path = self._context.paths.machine(self._machine.name).agent
-        self._agent = Agent(path, self._machine.name)
+        self._agent = Agent(self._machine.paths.agent, self._machine.name)
         for _ in range(GREETINGS):
             try:
                 await self._agent.command("guest-ping")

@@ -20,12 +20,11 @@ def sweep(context: Context, shares: Container[str], machines: Container[str]) ->
     paths, status = context.paths, context.supervisor.status
     for link in _entries(paths.sources):
         name = link.name
-        runs = status(names.share_socket_unit(name)).runs or status(names.share_service_unit(name)).runs
-        if name not in shares and not runs:
+        if name not in shares and not any(status(unit).runs for unit in names.share_units(name)):
             link.unlink(missing_ok=True)
     for folder in _entries(paths.machines):
         name = folder.name
-        if name not in machines and not status(names.machine_unit(name)).runs:
+        if name not in machines and not any(status(unit).runs for unit in names.machine_units(name)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

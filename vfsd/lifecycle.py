@@ -18,6 +18,7 @@ from vfsd.follower import PANICKED, Follower
 from vfsd.inside import Inside
 from vfsd.journal import INFO, MessageId, Pace, exit_of
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
+from vfsd.names import FIRST
 from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
@@ -47,7 +48,7 @@ class Lifecycle(Condition):
 
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
         super().__init__(context, spec, owner)
-        self.qemu = Follower(context, context.paths.machine(spec.name).monitor, self)
+        self.qemu = Follower(context, lambda: self.paths.monitor, self)
         self.inside = Inside(context, self)
         self._reports = Pace()
 
@@ -81,8 +82,7 @@ class Lifecycle(Condition):
             self._require_live("shut down")
             timeout = timeout_usec or self.spec.shutdown_timeout_usec
             deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 + timeout
-            paths = self._context.paths.machine(self.name)
-            paths.deadline.write_text(str(deadline))
+            self.paths.deadline.write_text(str(deadline))
             answers = self.state is MachineState.RUNNING and self.inside.ready
             self._set_state(MachineState.STOPPING, "asked the guest to power off")
             if answers:
@@ -125,8 +125,10 @@ class Lifecycle(Condition):
 
     # what systemd tells
 
-    def unit_changed(self, status: UnitStatus) -> None:
-        """The machine's unit changed, or is gone."""
+    def unit_changed(self, unit: str, status: UnitStatus) -> None:
+        """A unit of the machine's changed, or is gone."""
+        if unit != self.unit:
+            return
         self.main_pid = status.main_pid if status.runs else 0
         self._invocation = status.invocation or self._invocation
         self._last_status = status
@@ -144,7 +146,7 @@ class Lifecycle(Condition):
         known = self.memory
         status = self._context.supervisor.status(self.unit)
         if not status.runs:  # a vfsd that was killed as it started the machine has left them
-            credentials.remove(self._context.paths.machine(self.name).credentials)
+            credentials.remove(self.paths.credentials)
         if status.runs:
             await self._adopt_running(status)
         elif known.invocation:
@@ -168,7 +170,7 @@ class Lifecycle(Condition):
             if share.lost:
                 self.reason = share.complaint
         if self.state is MachineState.STOPPING:
-            deadline = self._context.paths.machine(self.name).read_deadline()
+            deadline = self.paths.read_deadline()
             if deadline:
                 self._force = self._context.spawn(self._kill_at(deadline))
         else:
@@ -181,7 +183,7 @@ class Lifecycle(Condition):
         problem = outcome.qemu_end(status) if code else ""
         if await blame.guest_panicked(self.spec, self.memory.invocation, status):
             problem = PANICKED
-        by_force = self._context.paths.machine(self.name).deadline
+        by_force = self.paths.deadline
         if problem and not self.memory.end and not by_force.exists():
             self.state, self.reason = MachineState.FAILED, problem
         else:
@@ -195,7 +197,7 @@ class Lifecycle(Condition):
 
     def qemu_connected(self, state: MachineState | None) -> None:
         """The monitor answers, and this is the state; None: the guest can't go on."""
-        credentials.remove(self._context.paths.machine(self.name).credentials)  # QEMU has read them
+        credentials.remove(self.paths.credentials)  # QEMU has read them
         if state is None:
             self._failure = _KVM_REMEDY
         else:
@@ -349,10 +351,10 @@ class Lifecycle(Condition):
         self._force = None
         self.qemu.leave()
         self.inside.forget()
-        paths = self._context.paths.machine(self.name)
-        paths.deadline.unlink(missing_ok=True)
-        credentials.remove(paths.credentials)
+        self.paths.deadline.unlink(missing_ok=True)
+        credentials.remove(self.paths.credentials)
         self.main_pid = 0
+        self.suffix = FIRST
         self.accelerator = self.console_path = self.ssh_address = ""
         self.layout = Layout()
         self._end = self._failure = ""

@@ -48,7 +48,7 @@ class Machine(Lifecycle):
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
         super().__init__(context, spec, owner)
         self.own_shares = [Share(context, share, owner, self) for share in spec.shares]
-        self.console = Console(context, spec.name, self.qemu.execute)
+        self.console = Console(context, spec.name, lambda: self.paths, self.qemu.execute)
         self._healer = Healer(context, self)
         self.configured = False
         """Whether a file in a configuration folder defines it."""
@@ -109,8 +109,7 @@ class Machine(Lifecycle):
             share.attach(None)
         for share in self.own_shares:
             share.unlink()
-        paths = self._context.paths
-        for folder in (paths.machine(self.name).folder, paths.machine_state(self.name)):
+        for folder in (self.paths.folder, self._context.paths.machine_state(self.name)):
             await asyncio.to_thread(_remove_folder, folder)
         self._context.store.remove(
             Kind.MACHINE, self.name

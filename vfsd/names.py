@@ -23,6 +23,9 @@ ERROR_PREFIX = "org.vfsd1.Error."
 ROOT_SLICE = "vfsd.slice"
 SHARE_UNIT_PREFIX = "vfsd-share-"
 MACHINE_UNIT_PREFIX = "vfsd-machine-"
+SUFFIXES = FIRST, SECOND = "", "-2"
+"""What unit names end in. A machine that runs has one of two sets of units, and a Refresh brings up the other. No name
+ends like this by itself: where it has a -, that is escaped."""
 
 UNIT_NAME_MAX = 255
 """Bytes in a unit name (systemd's UNIT_NAME_MAX is 256 with the terminating NUL)."""
@@ -107,24 +110,35 @@ def machine_path(name: str) -> str:
     return f"{MACHINE_ROOT}/{label_escape(name)}"
 
 
-def share_socket_unit(name: str) -> str:
+def share_socket_unit(name: str, suffix: str = FIRST) -> str:
     """The socket unit that listens for a share's one client."""
-    return f"{SHARE_UNIT_PREFIX}{unit_escape(name)}.socket"
+    return f"{SHARE_UNIT_PREFIX}{unit_escape(name)}{suffix}.socket"
 
 
-def share_service_unit(name: str) -> str:
+def share_service_unit(name: str, suffix: str = FIRST) -> str:
     """The service unit of a share's virtiofsd."""
-    return f"{SHARE_UNIT_PREFIX}{unit_escape(name)}.service"
+    return f"{SHARE_UNIT_PREFIX}{unit_escape(name)}{suffix}.service"
 
 
-def machine_unit(name: str) -> str:
+def machine_unit(name: str, suffix: str = FIRST) -> str:
     """The service unit of a machine's QEMU."""
-    return f"{MACHINE_UNIT_PREFIX}{unit_escape(name)}.service"
+    return f"{MACHINE_UNIT_PREFIX}{unit_escape(name)}{suffix}.service"
 
 
-def machine_socket_unit(name: str) -> str:
+def machine_socket_unit(name: str, suffix: str = FIRST) -> str:
     """The socket unit that holds a machine's monitor and console sockets from before QEMU starts."""
-    return f"{MACHINE_UNIT_PREFIX}{unit_escape(name)}.socket"
+    return f"{MACHINE_UNIT_PREFIX}{unit_escape(name)}{suffix}.socket"
+
+
+def share_units(name: str) -> list[str]:
+    """All units that a share may have."""
+    makers = (share_socket_unit, share_service_unit)
+    return [make(name, suffix) for suffix in SUFFIXES for make in makers]
+
+
+def machine_units(name: str) -> list[str]:
+    """All units that a machine's QEMU may have."""
+    return [machine_unit(name, suffix) for suffix in SUFFIXES]
 
 
 def machine_slice(name: str) -> str:

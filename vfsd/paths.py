@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfsd.names import Scope
+from vfsd.names import FIRST, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Paths:
         """One folder for each machine."""
         return self.runtime / "machine"
 
-    def share_socket(self, name: str) -> Path:
-        """Socket of a share."""
-        return self.shares / f"{name}.sock"
+    def share_socket(self, name: str, suffix: str = FIRST) -> Path:
+        """Socket of a share, by its units' suffix."""
+        return self.shares / f"{name}.sock{suffix}"
 
     def source_link(self, name: str) -> Path:
         """Link to a share's source."""
@@ -107,36 +107,37 @@ class Paths:
         """Where a persistent machine keeps what its guest changes: the firmware's variables."""
         return self.state / "machine" / name
 
-    def machine(self, name: str) -> MachinePaths:
-        """Runtime files of a machine."""
-        return MachinePaths(self.machines / name)
+    def machine(self, name: str, suffix: str = FIRST) -> MachinePaths:
+        """Runtime files of a machine, by its units' suffix."""
+        return MachinePaths(self.machines / name, suffix)
 
 
 @dataclass(frozen=True, slots=True)
 class MachinePaths:
-    """Runtime files of one machine, all in one folder."""
+    """Runtime files of one machine, all in one folder; each set of its units has sockets of its own."""
 
     folder: Path
+    suffix: str = FIRST
 
     @property
     def monitor(self) -> Path:
         """vfsd's own QMP monitor."""
-        return self.folder / "qmp"
+        return self._own("qmp")
 
     @property
     def stop_monitor(self) -> Path:
         """The QMP monitor of the unit's ExecStop=, since a monitor has one client at a time."""
-        return self.folder / "qmp-stop"
+        return self._own("qmp-stop")
 
     @property
     def console(self) -> Path:
         """The guest's console."""
-        return self.folder / "console"
+        return self._own("console")
 
     @property
     def console_tap(self) -> Path:
         """The same for vfsd alone, which lets many read."""
-        return self.folder / "console-tap"
+        return self._own("console-tap")
 
     @property
     def console_history(self) -> Path:
@@ -146,12 +147,12 @@ class MachinePaths:
     @property
     def agent(self) -> Path:
         """The guest's agent."""
-        return self.folder / "agent"
+        return self._own("agent")
 
     @property
     def console_input(self) -> Path:
         """FIFO on QEMU's standard input, which must never end."""
-        return self.folder / "stdin"
+        return self._own("stdin")
 
     @property
     def credentials(self) -> Path:
@@ -161,7 +162,7 @@ class MachinePaths:
     @property
     def display(self) -> Path:
         """The guest's display."""
-        return self.folder / "display"
+        return self._own("display")
 
     @property
     def deadline(self) -> Path:
@@ -174,6 +175,9 @@ class MachinePaths:
             return int(self.deadline.read_text())
         except (OSError, ValueError):
             return 0
+
+    def _own(self, name: str) -> Path:
+        return self.folder / f"{name}{self.suffix}"
 
     def link(self, what: str) -> Path:
         """Link to a file of the user's: kernel, initrd, image."""

@@ -308,20 +308,22 @@ class Registry:
 
     def _add_share(self, share: Share, *, announce: bool = True) -> None:
         self.shares[share.name] = share
-        self._by_unit[share.socket_unit] = self._by_unit[share.service_unit] = share
+        for unit in names.share_units(share.name):
+            self._by_unit[unit] = share
         if announce:
             self._context.added(share)
 
     def _drop_share(self, share: Share, *, announce: bool = True) -> None:
         self.shares.pop(share.name, None)
-        self._by_unit.pop(share.socket_unit, None)
-        self._by_unit.pop(share.service_unit, None)
+        for unit in names.share_units(share.name):
+            self._by_unit.pop(unit, None)
         if announce:
             self._context.removed(share)
 
     def _add_machine(self, machine: Machine) -> None:
         self.machines[machine.name] = machine
-        self._by_unit[machine.unit] = machine
+        for unit in names.machine_units(machine.name):
+            self._by_unit[unit] = machine
         for share in machine.own_shares:
             self._add_share(share)
         self._context.added(machine)
@@ -330,15 +332,14 @@ class Registry:
         for share in machine.own_shares:
             self._drop_share(share)
         self.machines.pop(machine.name, None)
-        self._by_unit.pop(machine.unit, None)
+        for unit in names.machine_units(machine.name):
+            self._by_unit.pop(unit, None)
         self._context.removed(machine)
 
     def _unit_changed(self, unit: str, status: UnitStatus) -> None:
         thing = self._by_unit.get(unit)
-        if isinstance(thing, Share):
+        if thing is not None:
             thing.unit_changed(unit, status)
-        elif thing is not None:
-            thing.unit_changed(status)
 
     def _bad_file(self, path: Path, reason: str) -> None:
         text = f"{path} can't be used: {reason}"

@@ -36,6 +36,8 @@ class Serving(ABC):
         self.owned = machine is not None
         """Whether it was made with its machine, and goes with it."""
         self.machine = machine
+        self.suffix = names.FIRST
+        """Which of the two sets of unit names it has: that of its machine while that runs."""
         self.memory = Memory() if self.owned else context.store.recall(Kind.SHARE, spec.name)
         self.state = ShareState.STOPPED
         self.reason = ""
@@ -68,15 +70,15 @@ class Serving(ABC):
 
     @property
     def socket_path(self) -> Path:
-        return self._context.paths.share_socket(self.name)
+        return self._context.paths.share_socket(self.name, self.suffix)
 
     @property
     def socket_unit(self) -> str:
-        return names.share_socket_unit(self.name)
+        return names.share_socket_unit(self.name, self.suffix)
 
     @property
     def service_unit(self) -> str:
-        return names.share_service_unit(self.name)
+        return names.share_service_unit(self.name, self.suffix)
 
     @property
     def recovering(self) -> bool:
@@ -139,7 +141,8 @@ class Serving(ABC):
         """A unit of the share changed, or is gone."""
         if unit == self.service_unit:
             self._service_changed(status)
-        self.refresh()
+        if unit in (self.service_unit, self.socket_unit):
+            self.refresh()
 
     def adopt(self) -> None:
         """Take over the state in which systemd has the units."""

@@ -16,10 +16,11 @@ from vfsd.errors import (
 )
 from vfsd.journal import last_words
 from vfsd.model import ShareSpec, ShareState
+from vfsd.names import FIRST
 from vfsd.serving import Serving
 from vfsd.store import Definition, Kind
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError
-from vfsd.units import Unit
+from vfsd.units import ALONE, Place, Unit
 
 if TYPE_CHECKING:
     from vfsd.machine import Machine
@@ -132,9 +133,9 @@ class Share(Serving):
         """Whether it could be served as it is defined. :raise VfsdError: see virtiofsd.units()."""
         await virtiofsd.arguments(self._context, self.spec)
 
-    async def units(self, machine: str = "") -> tuple[Unit, Unit]:
+    async def units(self, place: Place = ALONE) -> tuple[Unit, Unit]:
         """Socket and service, with the link that they name made. :raise VfsdError: see virtiofsd.units()."""
-        return await virtiofsd.units(self._context, self.spec, machine)
+        return await virtiofsd.units(self._context, self.spec, place)
 
     async def hand_over(self) -> None:
         """Stop listening, so that a machine that starts can take the units over. :raise UnitFailed, ShareBusy."""
@@ -143,18 +144,15 @@ class Share(Serving):
                 raise ShareBusy(f'share "{self.name}" has another client; end that one first')
             await self.release()
 
-    async def listen_for(self, machine: str, unit: str) -> None:
-        """Listen as a part of a machine that runs. :raise VfsdError: it does not listen at all then.
-
-        :param unit: the machine's unit.
-        """
+    async def listen_for(self, place: Place) -> None:
+        """Listen as a part of a machine that runs. :raise VfsdError: it does not listen at all then."""
         async with self._turns.take():
             if self.state is ShareState.ACTIVE:
                 raise ShareBusy(f'share "{self.name}" has another client; end that one first')
             await self.release()
-            await self._listen_for(machine, unit)
+            await self._listen_for(place)
 
-    async def listen_anew(self, machine: str, unit: str) -> None:
+    async def listen_anew(self, place: Place) -> None:
         """Take a second connection of the machine, once the virtiofsd of the first is gone. :raise VfsdError."""
         supervisor = self._context.supervisor
         for _ in range(round(CLEANUP_TIMEOUT / _LOOK_INTERVAL)):
@@ -166,10 +164,11 @@ class Share(Serving):
             raise UnitFailed("its virtiofsd did not end")
         if supervisor.status(self.socket_unit).active != "active":
             await supervisor.wait_gone([self.socket_unit], CLEANUP_TIMEOUT)
-            await self._listen_for(machine, unit)
+            await self._listen_for(place)
 
-    async def _listen_for(self, machine: str, unit: str) -> None:
-        socket, service = await virtiofsd.units(self._context, self.spec, machine, unit)
+    async def _listen_for(self, place: Place) -> None:
+        self.suffix = place.suffix
+        socket, service = await self.units(place)
         await virtiofsd.listen(self._context, self.spec, socket, service)
 
     async def release(self) -> None:
@@ -182,10 +181,12 @@ class Share(Serving):
         except SupervisorError as error:
             raise UnitFailed(f'share "{self.name}" could not be stopped: {error}') from None
         await supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
+        self.suffix = FIRST
         self._clear()
 
     def machine_ended(self) -> None:
         """The machine does not run any more: forget what it suffered, and listen again if on its own."""
+        self.suffix = FIRST
         self._clear()
         if not self.owned:
             self._context.spawn(self._listen_after_machine())

@@ -29,7 +29,7 @@ from typing import Any
 from vfsd import hardening, names
 from vfsd.commands import MachineSockets
 from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
-from vfsd.names import Scope
+from vfsd.names import FIRST, Scope
 from vfsd.paths import MachinePaths, Paths
 
 Property = tuple[str, str, Any]
@@ -55,6 +55,20 @@ class Unit:
     properties: list[Property] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a share's units belong."""
+
+    machine: str = ""
+    """The machine that they are a part of."""
+    plugged_into: str = ""
+    """That machine's unit, if it runs already."""
+    suffix: str = FIRST
+
+
+ALONE = Place()
+
+
 def command(arguments: Sequence[str], *flags: str) -> Any:
     """One entry of ExecStartEx=, ExecStopEx=: type a(sasas), nothing in it expanded."""
     return [[arguments[0], list(arguments), ["no-env-expand", *flags]]]
@@ -65,40 +79,35 @@ def share_units(
     arguments: Sequence[str],
     scope: Scope,
     paths: Paths,
-    machine: str = "",
-    plugged_into: str = "",
+    place: Place = ALONE,
 ) -> tuple[Unit, Unit]:
-    """Socket and service of one share; with `machine`, as a part of that machine.
-
-    :param plugged_into: the machine's unit, if that runs already.
-    """
-    socket = _share_socket(spec, paths, machine, plugged_into)
-    return socket, _share_service(spec, arguments, scope, paths, machine, plugged_into)
+    """Socket and service of one share."""
+    return _share_socket(spec, paths, place), _share_service(spec, arguments, scope, paths, place)
 
 
-def _share_socket(spec: ShareSpec, paths: Paths, machine: str, plugged_into: str) -> Unit:
+def _share_socket(spec: ShareSpec, paths: Paths, place: Place) -> Unit:
     properties: list[Property] = [
         ("Description", "s", f"virtio-fs share {spec.name} (socket)"),
-        ("Listen", "a(ss)", [["Stream", str(paths.share_socket(spec.name))]]),
+        ("Listen", "a(ss)", [["Stream", str(paths.share_socket(spec.name, place.suffix))]]),
         ("SocketMode", "u", 0o660 if spec.socket_group else 0o600),
         ("RemoveOnStop", "b", True),
         ("FlushPending", "b", True),
         ("TriggerLimitIntervalUSec", "t", 0),
         ("CollectMode", "s", "inactive-or-failed"),
-        ("Slice", "s", _slice(machine)),
-        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
+        ("Slice", "s", _slice(place.machine)),
+        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=place.machine)),
     ]
     if spec.socket_group:
         properties.append(("SocketGroup", "s", spec.socket_group))
-    if plugged_into:
-        properties += [("BindsTo", "as", [plugged_into]), ("Before", "as", [plugged_into])]
-    elif machine:
+    if place.plugged_into:
+        properties += [("BindsTo", "as", [place.plugged_into]), ("Before", "as", [place.plugged_into])]
+    elif place.machine:
         properties.append(("StopWhenUnneeded", "b", True))
-    return Unit(names.share_socket_unit(spec.name), properties)
+    return Unit(names.share_socket_unit(spec.name, place.suffix), properties)
 
 
 def _share_service(
-    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, machine: str, plugged_into: str
+    spec: ShareSpec, arguments: Sequence[str], scope: Scope, paths: Paths, place: Place
 ) -> Unit:
     properties: list[Property] = [
         ("Description", "s", f"virtio-fs share {spec.name}"),
@@ -107,16 +116,16 @@ def _share_service(
         ("KillSignal", "i", 2),
         ("StartLimitIntervalUSec", "t", 0),
         ("CollectMode", "s", "inactive-or-failed"),
-        ("Slice", "s", _slice(machine)),
+        ("Slice", "s", _slice(place.machine)),
         ("SyslogIdentifier", "s", "virtiofsd"),
         ("LimitNOFILE", "t", spec.limit_nofile or FILES_MAX),
-        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=machine)),
+        ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=place.machine)),
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
         *hardening.virtiofsd(spec, scope, paths),
     ]
-    if plugged_into:
-        properties.append(("Before", "as", [plugged_into]))
-    return Unit(names.share_service_unit(spec.name), properties)
+    if place.plugged_into:
+        properties.append(("Before", "as", [place.plugged_into]))
+    return Unit(names.share_service_unit(spec.name, place.suffix), properties)
 
 
 def machine_units(
@@ -128,16 +137,17 @@ def machine_units(
     paths: Paths,
     *,
     open_files: bool,
+    suffix: str = FIRST,
 ) -> tuple[Unit, list[Unit]]:
     """The machine's service, and its socket and slice, which go before the shares' units in the call.
 
     :param share_names: the shares in the order of QEMU's descriptors.
     :param open_files: whether this systemd has OpenFile= (253 and later).
     """
-    own = paths.machine(spec.name)
-    sockets = [names.share_socket_unit(share) for share in share_names]
-    services = [names.share_service_unit(share) for share in share_names]
-    socket = names.machine_socket_unit(spec.name)
+    own = paths.machine(spec.name, suffix)
+    sockets = [names.share_socket_unit(share, suffix) for share in share_names]
+    services = [names.share_service_unit(share, suffix) for share in share_names]
+    socket = names.machine_socket_unit(spec.name, suffix)
     properties: list[Property] = [
         ("Description", "s", f"virtual machine {spec.name}"),
         ("Type", "s", "exec"),
@@ -159,9 +169,11 @@ def machine_units(
         *hardening.qemu(spec, scope),
     ]
     if open_files:
-        opened = [[str(paths.share_socket(share)), f"share{n}", 0] for n, share in enumerate(share_names)]
+        paths_of = [str(paths.share_socket(share, suffix)) for share in share_names]
+        opened = [[path, f"share{number}", 0] for number, path in enumerate(paths_of)]
         properties.append(("OpenFile", "a(sst)", opened))
-    return Unit(names.machine_unit(spec.name), properties), [_machine_slice(spec), _machine_socket(spec, own)]
+    unit = Unit(names.machine_unit(spec.name, suffix), properties)
+    return unit, [_machine_slice(spec), _machine_socket(spec, own)]
 
 
 def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
@@ -184,7 +196,7 @@ def _machine_socket(spec: MachineSpec, own: MachinePaths) -> Unit:
         ("Slice", "s", names.machine_slice(spec.name)),
         ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
     ]
-    return Unit(names.machine_socket_unit(spec.name), properties)
+    return Unit(names.machine_socket_unit(spec.name, own.suffix), properties)
 
 
 def _machine_slice(spec: MachineSpec) -> Unit:

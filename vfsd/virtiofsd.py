@@ -14,7 +14,7 @@ from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed, V
 from vfsd.model import ShareSpec
 from vfsd.names import Scope
 from vfsd.supervisor import SupervisorError, start_units
-from vfsd.units import Unit
+from vfsd.units import ALONE, Place, Unit
 
 SPACE_TIMEOUT = 5.0
 """Seconds in which a file system must tell its size: one on the network may never do so."""
@@ -40,13 +40,9 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
     return wanted
 
 
-async def units(
-    context: Context, spec: ShareSpec, machine: str = "", plugged_into: str = ""
-) -> tuple[Unit, Unit]:
+async def units(context: Context, spec: ShareSpec, place: Place = ALONE) -> tuple[Unit, Unit]:
     """Socket and service of a share, with the link that they name made.
 
-    :param machine: the machine that they are a part of, if any.
-    :param plugged_into: its unit, if that runs already.
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
     """
     wanted = await arguments(context, spec)
@@ -55,7 +51,7 @@ async def units(
     new.unlink(missing_ok=True)
     new.symlink_to(spec.source)
     new.replace(link)
-    return unit_properties.share_units(spec, wanted, context.scope, context.paths, machine, plugged_into)
+    return unit_properties.share_units(spec, wanted, context.scope, context.paths, place)
 
 
 async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:

@@ -267,7 +267,7 @@ class Raw:
             if not link.is_symlink():
                 link.symlink_to(share.source)
             arguments = commands.virtiofsd_arguments(str(plan.virtiofsd), share, paths.mount)
-            aux += units.share_units(share, arguments, Scope.SYSTEM, paths, spec.name)
+            aux += units.share_units(share, arguments, Scope.SYSTEM, paths, units.Place(spec.name))
         first = units.FIRST_SHARE_FD
         arguments = plan.qemu_arguments(range(first, first + len(spec.shares)), units.SOCKETS)
         stop = units.stop_command(

@@ -87,7 +87,7 @@ class House:
         self._path = self.around.paths.machine("x").console_tap
         self.qemu = Qemu(self._path)
         around: Any = self.around
-        self.console = Console(around, "x", self._execute)
+        self.console = Console(around, "x", lambda: around.paths.machine("x"), self._execute)
         self._ends: list[socket.socket] = []
 
     async def _execute(self, command: str, **arguments: Any) -> Any:

@@ -68,6 +68,14 @@ def test_two_names_share_nothing(one: str, other: str) -> None:
     assert not {names.share_service_unit(one), names.share_socket_unit(one)} & {names.machine_unit(other)}
 
 
+@given(ANY_NAME, ANY_NAME)
+def test_the_two_sets_of_units_share_nothing(one: str, other: str) -> None:
+    for all_units in (names.share_units, names.machine_units):
+        assert len(set(all_units(one))) == len(all_units(one))
+        assert bool(set(all_units(one)) & set(all_units(other))) == (one == other)
+    assert "x-2" not in names.machine_unit("x-2"), "the - of a name is escaped"
+
+
 @given(ANY_NAME)
 def test_units_and_their_object_paths(name: str) -> None:
     unit = names.share_service_unit(name)

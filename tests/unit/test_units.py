@@ -33,7 +33,7 @@ def share_units(
 ) -> tuple[Unit, Unit]:
     spec = ShareSpec.from_options(name, source, scope, options)
     arguments = virtiofsd_arguments("/usr/libexec/virtiofsd", spec, PATHS.mount)
-    return units.share_units(spec, arguments, scope, PATHS, machine)
+    return units.share_units(spec, arguments, scope, PATHS, units.Place(machine))
 
 
 def get(unit: Unit) -> dict[str, Any]:
@@ -99,6 +99,28 @@ def test_a_share_of_a_machine() -> None:
     assert (get(socket)["SocketMode"], get(socket)["SocketGroup"]) == (0o660, "kvm")
     assert get(socket)["Slice"] == get(service)["Slice"] == r"vfsd-d\x2dv.slice"
     assert get(service)["LogExtraFields"] == [b"VFSD_SHARE=src", b"VFSD_MACHINE=d-v"]
+
+
+def test_two_machines_of_one_name_at_once_share_nothing_but_the_slice() -> None:
+    made = []
+    for suffix in names.SUFFIXES:
+        spec = MachineSpec.from_options("dev", Scope.SYSTEM, {})
+        unit, aux = units.machine_units(
+            spec, ["/q"], ["/s"], ["src"], Scope.SYSTEM, PATHS, open_files=True, suffix=suffix
+        )
+        share = ShareSpec.from_options("src", "/srv", Scope.SYSTEM, {})
+        place = units.Place("dev", suffix=suffix)
+        made.append([unit, *aux, *units.share_units(share, ["/v"], Scope.SYSTEM, PATHS, place)])
+    first, second = ({unit.name for unit in one} for one in made)
+    assert first & second == {"vfsd-dev.slice"}
+    listens = [
+        {where for unit in one for _, where in get(unit).get("Listen", [])}
+        | {where for where, _, _ in get(one[0])["OpenFile"]}
+        for one in made
+    ]
+    assert not listens[0] & listens[1]
+    assert "/run/vfsd/share/src.sock-2" in listens[1]
+    assert get(made[1][0])["Wants"] == ["vfsd-share-src-2.socket"]
 
 
 @pytest.mark.parametrize("open_files", [True, False])

@@ -24,6 +24,7 @@ from vfsd.console.ends import Hangups, Reader, Tap
 from vfsd.console.history import LIMIT, Kept, Seam, Tail
 from vfsd.context import Context
 from vfsd.errors import LimitsExceeded, MonitorFailed, NotSupported, VfsdError, WrongState
+from vfsd.paths import MachinePaths
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,11 @@ Execute = Callable[..., Awaitable[Any]]
 class Console:
     """The readers of a machine's console, and what the guest wrote last."""
 
-    def __init__(self, context: Context, name: str, execute: Execute) -> None:
+    def __init__(
+        self, context: Context, name: str, paths: Callable[[], MachinePaths], execute: Execute
+    ) -> None:
+        """:param paths: tells those of the QEMU that runs."""
+        self._paths = paths
         self._context = context
         self._name = name
         self._execute = execute
@@ -56,7 +61,7 @@ class Console:
 
     @property
     def _kept(self) -> Kept:
-        return Kept(self._context.paths.machine(self._name).console_history)
+        return Kept(self._paths().console_history)
 
     async def open(self) -> int:
         """Add a reader to a machine that runs; returns its descriptor, which is the caller's.
@@ -163,7 +168,7 @@ class Console:
 
     async def _connect(self) -> Tap:
         """A connection to the tap that QEMU has accepted. :raise MonitorFailed."""
-        path = self._context.paths.machine(self._name).console_tap
+        path = self._paths().console_tap
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 # what vfsd, or a vfsd before it, has closed is known to QEMU a moment later
