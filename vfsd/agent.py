@@ -79,6 +79,24 @@ class Agent:
         self._in_step = self.answers = False
         self._received.clear()
 
+    def move(self, path: Path) -> None:
+        """The agent is reached at another socket from now on; what is under way is answered at neither."""
+        self._path = path
+        self.close()
+
+    @contextlib.asynccontextmanager
+    async def silence(self, timeout: float) -> AsyncIterator[None]:
+        """Let no command be under way, unless one is that the agent does not answer within `timeout` seconds."""
+        held = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                held = await self._lock.acquire()
+        try:
+            yield
+        finally:
+            if held:
+                self._lock.release()
+
     async def command(self, name: str, timeout: float = COMMAND_TIMEOUT, **arguments: object) -> Any:
         """Run a command of the agent's and return its answer.
 

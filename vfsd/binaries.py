@@ -116,6 +116,11 @@ class QemuBinary:
         return self.panic_device and self.version >= (7, 1)
 
     @property
+    def shared_ram(self) -> bool:
+        """It can hand all of a guest's memory on to another one, without a copy (`aux-ram-share`, since 10.0)."""
+        return self.version >= (10, 0)
+
+    @property
     def memory_backend_memfd(self) -> bool:
         """Shared guest memory without a file system behind it."""
         return "memory-backend-memfd" in self.objects

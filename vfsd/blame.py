@@ -14,6 +14,9 @@ from vfsd.supervisor import UnitStatus
 
 _QEMU_BEGINS = "qemu-"
 """How QEMU's messages begin: with the name of the program, qemu-system-x86_64 or qemu-kvm."""
+_VIRTIOFSD = "virtiofsd"
+_MOVE_FAILED, _DELETED = "Migration failed", "Inode deleted"
+"""What virtiofsd says when it can't take files over, and when the guest has one open that has no name any more."""
 _FILES = ("kernel", "initrd", "image")
 """What a machine names by paths on the host."""
 
@@ -44,10 +47,33 @@ async def failed_start(
         if share.last_failure:
             why = await why_virtiofsd_failed(share)
             return UnitFailed(f'{begin}: share "{share.name}": {why}')
-    words = await last_words(invocation, f"vfsd-{spec.name}")
+    words = await qemus_words(context, spec, invocation)
     if words:
-        return UnitFailed(f"{begin}: QEMU said: {_as_the_user_named_it(context, spec, words)}")
+        return UnitFailed(f"{begin}: QEMU said: {words}")
     return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
+
+
+async def failed_move(share: Share, second: UnitStatus) -> str:
+    """Why a virtiofsd could not take over from that of a share which runs; "" if it has nothing to say.
+
+    :param second: the status of its unit when it was given up.
+    """
+    words = await last_words(second.invocation, _VIRTIOFSD)
+    problem = outcome.virtiofsd_end(second, had_begun=True)
+    if problem:
+        return f"{problem}: {words}" if words else problem
+    if _MOVE_FAILED not in words:
+        return ""
+    lost = await last_words(share.invocation, _VIRTIOFSD)
+    if _DELETED in lost:
+        file = lost.partition(_DELETED)[2].strip()
+        return f"a process in the guest has a deleted file open, {file}; end it, or refresh later"
+    return _MOVE_FAILED + words.partition(_MOVE_FAILED)[2]
+
+
+async def qemus_words(context: Context, spec: MachineSpec, invocation: str) -> str:
+    """What a QEMU said last, without vfsd's own paths; "" if nothing is known."""
+    return _as_the_user_named_it(context, spec, await last_words(invocation, f"vfsd-{spec.name}"))
 
 
 async def guest_panicked(spec: MachineSpec, invocation: str, status: UnitStatus) -> bool:

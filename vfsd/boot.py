@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfsd import commands, power_off, root_share, ssh, told, units
-from vfsd.commands import Boot, MachineArchitecture, QemuPlan, ShareDevice
+from vfsd.commands import Boot, Incoming, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
 from vfsd.mounting import own_options
+from vfsd.names import FIRST
 from vfsd.share import Share
 from vfsd.units import FIRST_SHARE_FD, SOCKETS, Place, Unit
 
@@ -46,9 +47,23 @@ class Launch:
     """What keeps ports from others until QEMU has them; to be closed then."""
 
 
-async def prepare(context: Context, machine: Lifecycle) -> Launch:
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """What is known of a QEMU whose guest another one is about to take over."""
+
+    incoming: Incoming
+    layout: Layout
+    accelerator: str
+    suffix: str = FIRST
+    """What the units of the other one will end in."""
+    lives: bool = False
+    """Whether it runs still, and holds the ports of the host that lead to its guest."""
+
+
+async def prepare(context: Context, machine: Lifecycle, before: Predecessor | None = None) -> Launch:
     """Check and set up all that the machine needs; starts nothing.
 
+    :param before: whose guest it takes over; without, it boots.
     :raise InvalidArgs: there is nothing to boot, or a file that it names can't be used.
     :raise SourceNotFound, PrerequisiteMissing, NotSupported: something is missing.
     """
@@ -57,49 +72,56 @@ async def prepare(context: Context, machine: Lifecycle) -> Launch:
         raise InvalidArgs(f'machine "{spec.name}" has nothing to boot; set Kernel, Image or Builtin')
     _check_interface(machine)
     qemu = await context.host.qemu()
-    accelerator = await context.host.accelerator(spec.accelerator)
-    share_units = [unit for share in machine.shares for unit in await share.units(Place(spec.name))]
-    paths = context.paths.machine(spec.name)
+    suffix = before.suffix if before else FIRST
+    accelerator = before.accelerator if before else await context.host.accelerator(spec.accelerator)
+    place = Place(spec.name, suffix=suffix)
+    share_units = [unit for share in machine.shares for unit in await share.units(place)]
+    paths = context.paths.machine(spec.name, suffix)
     paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     open_files = context.supervisor.version >= OPEN_FILE_SINCE
-    layout = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
+    cold = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
+    layout = before.layout if before else cold
     architecture = MachineArchitecture.of(qemu.arch)
     boot = await _boot(context, machine, architecture)
-    ssh_address, reserved = await _ssh_address(machine)
+    lives = before is not None and before.lives
+    ssh_address, reserved = (machine.ssh_address, []) if lives else await _ssh_address(machine)
     plan = QemuPlan(
         binary=str(qemu.path),
         architecture=architecture,
         accelerator=accelerator,
         boot=boot,
-        shares=_devices(context, layout, open_files=open_files),
+        shares=_devices(context, layout, suffix, open_files=open_files),
         slots=layout.slots,
         sockets=SOCKETS,
         has_hub=qemu.chardev_hub,
         has_panic_device=qemu.panic_device,
         has_panic_exit=qemu.panic_exit,
         display=paths.display,
-        forward=[f"tcp:{ssh_address}:{ssh.GUEST_PORT}"] if reserved else [],
+        forward=[] if lives else ssh.own_forward(spec, ssh_address),
+        has_shared_ram=qemu.shared_ram,
+        incoming=before.incoming if before else None,
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
     unit, aux = units.machine_units(
         spec,
-        commands.qemu_arguments(spec, plan),
+        commands.qemu_arguments(dataclasses.replace(spec, forward=()) if lives else spec, plan),
         stop,
-        [share.name for share in machine.shares],
+        [plug.share for plug in layout.plugs],
         context.scope,
         context.paths,
         open_files=open_files,
+        suffix=suffix,
     )
     return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout, ssh_address, reserved)
 
 
-def _devices(context: Context, layout: Layout, *, open_files: bool) -> list[ShareDevice]:
+def _devices(context: Context, layout: Layout, suffix: str, *, open_files: bool) -> list[ShareDevice]:
     return [
         ShareDevice(
             tag=plug.tag,
             slot=plug.slot,
             fd=FIRST_SHARE_FD + number if open_files else None,
-            path=context.paths.share_socket(plug.share),
+            path=context.paths.share_socket(plug.share, suffix),
         )
         for number, plug in enumerate(layout.plugs)
     ]

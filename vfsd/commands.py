@@ -23,6 +23,8 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 SANDBOX_WITH_HELPER = "on,obsolete=deny,resourcecontrol=deny"
 """The same where QEMU must start the setuid qemu-bridge-helper."""
 
+NETWORK = "net0"
+"""QEMU's name of the guest's network."""
 AGENT = "agent"
 """QEMU's name of the character device, and of the port, of the guest's agent."""
 PANIC_DEVICE = "pvpanic-pci"
@@ -145,6 +147,16 @@ class MachineSockets:
 
 
 @dataclass(frozen=True, slots=True)
+class Incoming:
+    """A guest that a QEMU does not boot, but takes over from another one."""
+
+    machine_type: str
+    """That of the other one: its versioned name, as q35 stands for another one in each version of QEMU."""
+    channels: Sequence[str]
+    """Where its state comes from: addresses as `-incoming` has them."""
+
+
+@dataclass(frozen=True, slots=True)
 class QemuPlan:
     """Everything that QEMU's command line is made of."""
 
@@ -165,6 +177,9 @@ class QemuPlan:
     display: Path
     forward: Sequence[str] = ()
     """Ports that vfsd forwards besides those of the machine."""
+    has_shared_ram: bool = False
+    """Whether this QEMU can hand all of the guest's memory on to another one (since 10.0)."""
+    incoming: Incoming | None = None
 
 
 def escape(value: str) -> str:
@@ -179,7 +194,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
     return [
         plan.binary,
         *("-name", f"guest={spec.name},debug-threads=on"),
-        *("-machine", f"{plan.architecture.machine},accel={plan.accelerator},memory-backend=mem"),
+        *("-machine", _machine(plan)),
         *("-cpu", "host" if plan.accelerator == "kvm" else "max"),
         *("-smp", str(spec.cpus)),
         *("-m", f"{spec.memory}b"),
@@ -205,7 +220,22 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         ),
         *(argument for share in plan.shares for argument in _share(share, bridged=bridged)),
         *spec.extra_arguments,
+        *(_incoming(plan.incoming) if plan.incoming else []),
     ]
+
+
+def _machine(plan: QemuPlan) -> str:
+    kind, _, properties = plan.architecture.machine.partition(",")
+    words = [plan.incoming.machine_type if plan.incoming else kind, *([properties] if properties else [])]
+    words += [f"accel={plan.accelerator}", "memory-backend=mem"]
+    if plan.has_shared_ram:
+        words.append("aux-ram-share=on")
+    return ",".join(words)
+
+
+def _incoming(incoming: Incoming) -> list[str]:
+    """It stands still with what it took over until it is told to go on."""
+    return ["-S", *(word for channel in incoming.channels for word in ("-incoming", channel))]
 
 
 def _monitor(name: str, fd: int) -> list[str]:
@@ -296,15 +326,17 @@ def _network(spec: MachineSpec, forward: Sequence[str]) -> list[str]:
     if kind == "none":
         return ["-nic", "none"]
     backend = {
-        "user": "user,id=net0" + "".join(f",hostfwd={_forward(text)}" for text in (*spec.forward, *forward)),
-        "bridge": f"bridge,id=net0,br={interface}",
-        "tap": f"tap,id=net0,ifname={interface},script=no,downscript=no",
+        "user": f"user,id={NETWORK}"
+        + "".join(f",hostfwd={forward_rule(text)}" for text in (*spec.forward, *forward)),
+        "bridge": f"bridge,id={NETWORK},br={interface}",
+        "tap": f"tap,id={NETWORK},ifname={interface},script=no,downscript=no",
     }[kind]
     # romfile= leaves out the PXE ROM, which a machine with a disk or a kernel never runs
-    return ["-netdev", backend, "-device", "virtio-net-pci,netdev=net0,romfile="]
+    return ["-netdev", backend, "-device", f"virtio-net-pci,netdev={NETWORK},romfile="]
 
 
-def _forward(text: str) -> str:
+def forward_rule(text: str) -> str:
+    """A port that leads into the guest, in QEMU's words."""
     forward = Forward.parse(text)
     return f"{forward.protocol}:{forward.host_address}:{forward.host_port}-:{forward.guest_port}"
 

@@ -13,7 +13,7 @@ from vfsd import commands
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed
 from vfsd.model import MachineState
-from vfsd.qmp import Monitor
+from vfsd.qmp import Monitor, ignore
 
 PANICKED = "the guest panicked"
 RECONNECT_DELAY = 1.0
@@ -22,6 +22,7 @@ _RUN_STATES = {
     "running": MachineState.RUNNING,
     "paused": MachineState.PAUSED,
     "prelaunch": MachineState.PAUSED,
+    "postmigrate": MachineState.PAUSED,
     "suspended": MachineState.RUNNING,
     "guest-panicked": MachineState.RUNNING,
     "shutdown": MachineState.STOPPING,
@@ -125,6 +126,20 @@ class Follower:
         self._expected.append((events, device, future))
         return future
 
+    def go_over(self, monitor: Monitor) -> Monitor:
+        """Follow another QEMU, which has the guest now; returns the connection to the one before.
+
+        :raise MonitorFailed: there was none.
+        """
+        before = self.monitor
+        if self._watch is not None:
+            self._watch.cancel()
+        before.on_event = ignore
+        self._monitor = monitor
+        monitor.on_event = self._on_event
+        self.follow()
+        return before
+
     def leave(self) -> None:
         """Follow no longer."""
         if self._watch is not None and self._watch is not asyncio.current_task():
@@ -157,7 +172,7 @@ class Follower:
         if monitor is not None:
             await monitor.close()
 
-    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+    def _on_event(self, event: str, data: Mapping[str, Any], usec: int) -> None:  # noqa: ARG002
         if self._is_flood():
             if self._monitor is not None:
                 self._machine.qemu_reports("QEMU tells too many events; vfsd does not listen for a while")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,15 @@ class Inside:
         for device in await self._machine.qemu.execute("query-chardev"):
             if device.get("label") == commands.AGENT and device.get("frontend-open"):
                 self.port_changed(is_open=True)
+
+    def silence(self, timeout: float) -> AbstractAsyncContextManager[None]:
+        """Ask the agent nothing for a while; what is under way may take `timeout` seconds still."""
+        return contextlib.nullcontext() if self._agent is None else self._agent.silence(timeout)
+
+    def moved(self) -> None:
+        """Another QEMU has the guest, and the agent's port is there."""
+        if self._agent is not None:
+            self._agent.move(self._machine.paths.agent)
 
     def forget(self) -> None:
         """The guest is gone, or begins anew."""

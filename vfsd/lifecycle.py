@@ -8,7 +8,7 @@ import signal
 import time
 from abc import abstractmethod
 
-from vfsd import blame, credentials, hotplug, outcome
+from vfsd import blame, credentials, hotplug, names, outcome
 from vfsd.boot import Launch, prepare
 from vfsd.condition import Condition
 from vfsd.context import Context, now_usec
@@ -19,6 +19,7 @@ from vfsd.inside import Inside
 from vfsd.journal import INFO, MessageId, Pace, exit_of
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.names import FIRST
+from vfsd.qmp import Monitor
 from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
@@ -164,8 +165,10 @@ class Lifecycle(Condition):
         self.console_path = self._console_path() if self.memory.console else ""
         self.ssh_address = self.memory.ssh
         self.layout = Layout.read(self.memory.layout)
+        self.refresh_downtime_usec = self.memory.downtime_usec
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
         for share in self.shares:
+            share.suffix = self.suffix
             share.adopt()
             if share.lost:
                 self.reason = share.complaint
@@ -175,6 +178,23 @@ class Lifecycle(Condition):
                 self._force = self._context.spawn(self._kill_at(deadline))
         else:
             await self.qemu.find(ADOPT_TIMEOUT)  # only QEMU knows whether it is paused
+
+    def taken_over(self, launch: Launch, suffix: str, monitor: Monitor, downtime_usec: int) -> Monitor:
+        """Another QEMU has the guest now; returns the connection to the one that had it."""
+        status = self._context.supervisor.status(names.machine_unit(self.name, suffix))
+        self.suffix = suffix
+        for share in self.shares:
+            share.taken_over(suffix)
+        before = self.qemu.go_over(monitor)
+        self._invocation = status.invocation
+        self.console_path = self._console_path() if launch.console else ""
+        self.refresh_downtime_usec = downtime_usec
+        self._remember(
+            suffix=suffix, invocation=status.invocation, console=launch.console, downtime_usec=downtime_usec
+        )
+        self.inside.moved()
+        self.unit_changed(self.unit, status)
+        return before
 
     async def _adopt_end(self) -> None:
         """Tell how QEMU ended while vfsd was away."""
@@ -270,6 +290,8 @@ class Lifecycle(Condition):
             invocation=self._invocation,
             failure="",
             end="",
+            suffix=FIRST,
+            downtime_usec=0,
         )
         self._changed()  # who wants to see the guest's first words can connect to the console now
         await self.qemu.connect()
@@ -353,7 +375,7 @@ class Lifecycle(Condition):
         self.inside.forget()
         self.paths.deadline.unlink(missing_ok=True)
         credentials.remove(self.paths.credentials)
-        self.main_pid = 0
+        self.main_pid = self.refresh_downtime_usec = 0
         self.suffix = FIRST
         self.accelerator = self.console_path = self.ssh_address = ""
         self.layout = Layout()

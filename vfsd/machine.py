@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vfsd import hotplug
+from vfsd import hotplug, refresh
 from vfsd.console import Console
 from vfsd.context import Context
 from vfsd.errors import (
@@ -74,6 +74,13 @@ class Machine(Lifecycle):
         async with self._turns.take():
             self._require_live("reset")
             await self._execute("system_reset")
+
+    async def refresh(self) -> None:
+        """Replace QEMU and every virtiofsd under the running guest. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            self._require_live("refreshed")
+            await refresh.refresh(self._context, self)
+            self.console.moved()
 
     async def open_console(self) -> int:
         """A descriptor of the guest's console, which is the caller's. Waits for a start, for nothing else.
@@ -198,6 +205,7 @@ class Machine(Lifecycle):
 
     async def adopt(self) -> None:
         """Take over the state in which systemd and QEMU have the machine, and care for what fails in it."""
+        self.suffix = await refresh.settle(self._context, self)
         await super().adopt()
         if self.memory.restart and not self.state.idle:
             self._context.spawn(self._healer.start_again())

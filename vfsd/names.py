@@ -130,6 +130,11 @@ def machine_socket_unit(name: str, suffix: str = FIRST) -> str:
     return f"{MACHINE_UNIT_PREFIX}{unit_escape(name)}{suffix}.socket"
 
 
+def other(suffix: str) -> str:
+    """The other one of the two."""
+    return SECOND if suffix == FIRST else FIRST
+
+
 def share_units(name: str) -> list[str]:
     """All units that a share may have."""
     makers = (share_socket_unit, share_service_unit)

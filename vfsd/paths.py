@@ -165,6 +165,16 @@ class MachinePaths:
         return self._own("display")
 
     @property
+    def incoming(self) -> Path:
+        """Where a QEMU waits for the guest of another one."""
+        return self.folder / "incoming"
+
+    @property
+    def incoming_control(self) -> Path:
+        """The same, for the descriptors of its memory."""
+        return self.folder / "incoming-cpr"
+
+    @property
     def deadline(self) -> Path:
         """When a shutdown that is under way ends by force: µs of CLOCK_BOOTTIME, as text."""
         return self.folder / "deadline"

@@ -19,21 +19,23 @@ CONNECT_TIMEOUT = 10.0
 EXECUTE_TIMEOUT = 10.0
 """Seconds until QEMU must have answered a command."""
 
-EventHandler = Callable[[str, Mapping[str, Any]], None]
+EventHandler = Callable[[str, Mapping[str, Any], int], None]
+"""Takes the name of an event, its data, and when it happened: µs since the epoch, by QEMU's clock."""
 
 
 class Monitor:
     """A connection to one QEMU; made by open()."""
 
-    def __init__(self, client: QMPClient) -> None:
+    def __init__(self, client: QMPClient, on_event: EventHandler) -> None:
         self._client = client
+        self.on_event = on_event
+        """Told of each event, in order; may be changed."""
         self._passing = asyncio.Lock()
 
     @classmethod
     async def open(cls, path: Path, on_event: EventHandler) -> Monitor:
         """Connect and negotiate.
 
-        :param on_event: called with the name and data of each event, in order.
         :raise MonitorFailed: QEMU does not answer in time, or not in QMP.
         """
         from qemu.qmp import EventListener, Message, QMPClient, QMPError  # noqa: PLC0415
@@ -41,11 +43,16 @@ class Monitor:
         class Tap(EventListener):
             def accept(self, event: Message) -> bool:
                 data = event.get("data")
-                on_event(str(event["event"]), data if isinstance(data, Mapping) else {})
+                monitor.on_event(
+                    str(event["event"]),
+                    data if isinstance(data, Mapping) else {},
+                    _usec(event.get("timestamp")),
+                )
                 return False  # handled; nothing is to be queued
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what is raised too
         client = QMPClient("vfsd")
+        monitor = cls(client, on_event)
         client.register_listener(Tap())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -54,7 +61,7 @@ class Monitor:
             raise MonitorFailed("QEMU's monitor did not answer in time") from None
         except (QMPError, OSError) as error:
             raise MonitorFailed(f"QEMU's monitor can't be reached: {error}") from None
-        return cls(client)
+        return monitor
 
     async def execute(self, command: str, **arguments: object) -> Any:
         """Run a command and return its answer. :raise MonitorFailed: QEMU refused, or does not answer."""
@@ -93,3 +100,15 @@ class Monitor:
         """End the connection, whatever state it is in."""
         with contextlib.suppress(Exception):  # what it failed with does not matter any more
             await self._client.disconnect()
+
+
+def _usec(timestamp: Any) -> int:
+    """An event's time; 0 if it makes no sense."""
+    try:
+        return int(timestamp["seconds"]) * 1_000_000 + int(timestamp["microseconds"])
+    except (TypeError, KeyError, ValueError):
+        return 0
+
+
+def ignore(event: str, data: Mapping[str, Any], usec: int) -> None:
+    """Hear no event."""

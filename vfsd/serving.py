@@ -144,6 +144,14 @@ class Serving(ABC):
         if unit in (self.service_unit, self.socket_unit):
             self.refresh()
 
+    def taken_over(self, suffix: str) -> None:
+        """Another QEMU has the guest, and another virtiofsd serves it."""
+        self.suffix = suffix
+        status = self._context.supervisor.status(self.service_unit)
+        self.main_pid, self.invocation = status.main_pid, status.invocation
+        self._begun = self._spent = True
+        self._changed()
+
     def adopt(self) -> None:
         """Take over the state in which systemd has the units."""
         service = self._context.supervisor.status(self.service_unit)

@@ -63,6 +63,12 @@ def forwarded(spec: MachineSpec) -> str:
     return ""
 
 
+def own_forward(spec: MachineSpec, address: str) -> list[str]:
+    """The forward, as Forward has them, that vfsd adds so that an address leads to the guest's port 22."""
+    own = spec.ssh and spec.network == "user" and address and address != forwarded(spec)
+    return [f"tcp:{address}:{GUEST_PORT}"] if own else []
+
+
 def reserve_port(wanted: int) -> socket.socket:
     """A socket that keeps a port of 127.0.0.1 from others until QEMU listens there, the wanted one if it is free.
 

@@ -25,7 +25,7 @@ from vfsd.paths import Paths
 _FORMAT = 1
 _SUFFIX = ".json"
 _MEMORY = ".memory"
-_MEMORY_LIMITS = {"restarts": 1 << 32, "since_usec": 1 << 64}
+_MEMORY_LIMITS = {"restarts": 1 << 32, "since_usec": 1 << 64, "downtime_usec": 1 << 64}
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What a file with anything in it can lead to."""
 
@@ -71,6 +71,10 @@ class Memory:
     """Whether a machine was shut down to be started again."""
     layout: str = ""
     """Where the shares' devices stand in a running QEMU (vfsd.devices.Layout)."""
+    suffix: str = ""
+    """Which set of unit names a machine that runs has, or had."""
+    downtime_usec: int = 0
+    """Of a machine's last Refresh."""
     ssh: str = ""
     """HOST:PORT that leads to the guest's SSH server, or did when the machine ran last."""
 

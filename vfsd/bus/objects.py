@@ -108,7 +108,7 @@ class MachineObject:
             "AttachShare": lambda share, options: registry.attach_share(machine, share, typed(options)),
             "DetachShare": lambda share: registry.detach_share(machine, share),
             "OpenConsole": self._open_console,
-            "Refresh": self._later("Refresh", "shut the machine down and start it again"),
+            "Refresh": machine.refresh,
             "Execute": lambda arguments, options: machine.execute(arguments, typed(options)),
             "QueryGuest": machine.query_guest,
             "Suspend": self._later("Suspend", "shut the machine down"),
