@@ -174,15 +174,17 @@ class Agent:
     @contextlib.asynccontextmanager
     async def _turn(self, name: str, timeout: float) -> AsyncIterator[None]:
         """This command's turn; waiting for it counts. :raise GuestTimeout, NotSupported."""
+        begun = False
         try:
             async with asyncio.timeout(timeout), self._lock:
+                begun = True
                 try:
                     yield
                 except OSError as error:
                     self.close()
                     raise NotSupported(f"{self._who} can't be reached: {error.strerror or error}") from None
         except TimeoutError:
-            self.answers = False
+            self.answers = self.answers and not begun
             raise GuestTimeout(f"{self._who} did not answer {name} within {timeout:.0f} s") from None
 
     async def _get_in_step(self) -> None:

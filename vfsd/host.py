@@ -100,6 +100,15 @@ class Host:
             )
         return "tcg"
 
+    @property
+    def binaries(self) -> list[Path]:
+        """The QEMU and the virtiofsd that were found last."""
+        return [found.path for _, found in self._found.values()]
+
+    def forget_binaries(self) -> None:
+        """Look for them again next time."""
+        self._found.clear()
+
     def forget_kvm(self) -> None:
         """Ask again next time: /dev/kvm came or went."""
         self._kvm = None

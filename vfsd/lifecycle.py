@@ -377,6 +377,7 @@ class Lifecycle(Condition):
         credentials.remove(self.paths.credentials)
         self.main_pid = self.refresh_downtime_usec = 0
         self.suffix = FIRST
+        self.needs_refresh = False
         self.accelerator = self.console_path = self.ssh_address = ""
         self.layout = Layout()
         self._end = self._failure = ""

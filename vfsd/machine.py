@@ -25,6 +25,7 @@ from vfsd.healing import Healer
 from vfsd.lifecycle import Lifecycle
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.options import check_text, require
+from vfsd.outdated import is_outdated
 from vfsd.serving import Serving
 from vfsd.share import Share
 from vfsd.store import Definition, Kind
@@ -81,6 +82,19 @@ class Machine(Lifecycle):
             self._require_live("refreshed")
             await refresh.refresh(self._context, self)
             self.console.moved()
+            await self.examine()
+
+    async def examine(self) -> None:
+        """Find out whether a Refresh would change anything."""
+        self.needs_refresh = self.live and await is_outdated(self._context, self)
+        self._changed()
+
+    def reconfigure(self, spec: MachineSpec) -> None:
+        """Note what changed of the definitions of its shares while it runs, as far as a Refresh can apply it."""
+        wanted = {share.name: share for share in spec.shares}
+        for share in self.own_shares:
+            if share.name in wanted:
+                share.configure(wanted[share.name])
 
     async def open_console(self) -> int:
         """A descriptor of the guest's console, which is the caller's. Waits for a start, for nothing else.

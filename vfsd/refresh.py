@@ -107,6 +107,7 @@ class _Refresh:
         self._context = context
         self._machine = machine
         self._old = machine.qemu.monitor
+        self._heard = self._old.on_event
         self._new: Monitor | None = None
         self._old_suffix, self._suffix = machine.suffix, names.other(machine.suffix)
         self._runs = machine.state is MachineState.RUNNING
@@ -127,9 +128,11 @@ class _Refresh:
         """:raise VfsdError: it could not be done, and the machine goes on as it was."""
         machine = self._machine
         machine.frozen = True
-        heard, self._old.on_event = self._old.on_event, self._from_old
-        self._heard = heard
+        self._old.on_event = self._from_old
+        before = {share: share.spec for share in machine.shares}
         try:
+            for share in machine.shares:
+                share.spec = share.pending or share.spec
             async with asyncio.timeout(None) as limit:
                 shared = await migration.shares_ram(self._old)
                 copied = 0 if shared else machine.spec.memory / COPY_RATE
@@ -142,6 +145,8 @@ class _Refresh:
         except BaseException as error:
             if self._done:
                 raise
+            for share, spec in before.items():
+                share.spec = spec
             why = await finish(self._undo(error))
             if isinstance(error, VfsdError | TimeoutError):
                 raise why from None
@@ -221,6 +226,10 @@ class _Refresh:
         self._done = True
         downtime = self._resumed_at - self._stopped_at if self._runs and self._stopped_at else 0
         old = machine.taken_over(launch, self._suffix, monitor, downtime)
+        for share in machine.shares:
+            if share.pending is not None:
+                share.pending = None
+                share.save()
         await self._end_old(old)
         await self._forward(monitor)
         self._tell(downtime)

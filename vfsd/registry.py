@@ -175,6 +175,11 @@ class Registry:
         """Read the configuration folders again; what runs is not touched, and no machine started."""
         await self.read_configuration()
         await self._listen_alone()
+        await self.examine()
+
+    async def examine(self) -> None:
+        """Find out which machines a Refresh would change."""
+        await asyncio.gather(*(machine.examine() for machine in self.machines.values() if machine.live))
 
     async def read_configuration(self) -> None:
         """Make objects of what the configuration folders define, and forget idle ones whose file is gone."""
@@ -247,6 +252,8 @@ class Registry:
                 raise _exists(Kind.SHARE, own.name)
         spec = dataclasses.replace(spec, persistent=True)
         if known is not None:
+            if not known.state.idle:
+                known.reconfigure(spec)
             if known.spec == spec or not known.state.idle:
                 return
             for share in known.attached:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from systemd import daemon
 
@@ -32,6 +33,9 @@ from vfsd.registry import Registry
 from vfsd.share import Share
 from vfsd.store import Store
 from vfsd.systemd1 import Systemd
+
+if TYPE_CHECKING:
+    from vfsd.watch import FileWatch
 
 _DO_NOT_QUEUE = 4
 _PRIMARY_OWNER = 1
@@ -100,6 +104,7 @@ class Service:
         self._journal = Journal(scope)
         self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
         self._registry = Registry(self._context)
+        self._watch: FileWatch | None = None
 
     async def run(self) -> int:
         """Serve until SIGTERM or the bus is gone; returns the exit code."""
@@ -159,12 +164,31 @@ class Service:
     async def _settle(self) -> None:
         """What need not be done before the first call is answered."""
         self._watch_devices()
+        self._context.spawn(self._registry.examine())
         self._context.spawn(self._registry.begin())
         await self._context.host.learn_versions()
+        self._watch_binaries()
         await asyncio.to_thread(
             importlib.import_module, "qemu.qmp"
         )  # the first machine's start needn't wait for it
         self._tell_status()
+
+    def _watch_binaries(self) -> None:
+        """Notice when QEMU or virtiofsd is upgraded."""
+        from vfsd.watch import FileWatch  # noqa: PLC0415  # not needed to come up
+
+        if self._watch is None:
+            self._watch = FileWatch(self._binaries_change)
+        self._watch.watch(self._context.host.binaries)
+
+    def _binaries_change(self) -> None:
+        self._context.spawn(self._look_at_binaries())
+
+    async def _look_at_binaries(self) -> None:
+        self._context.host.forget_binaries()
+        await self._context.host.learn_versions()
+        self._watch_binaries()
+        await self._registry.examine()
 
     def _watch_devices(self) -> None:
         from vfsd.udev import DeviceMonitor  # noqa: PLC0415  # not needed to come up

@@ -53,6 +53,8 @@ class Serving(ABC):
         self._turns = Turns(f'share "{spec.name}"')
         self._lost = ""
         """Why virtiofsd ended under a machine that still runs."""
+        self.pending: ShareSpec | None = None
+        """Its definition as a file has it now, which a Refresh of its machine applies."""
         self.parting = False
         """Whether QEMU is about to close its connection, since the share is taken from it."""
         self._recovering = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vfsd import virtiofsd
@@ -92,10 +93,15 @@ class Share(Serving):
             return True
 
     def configure(self, spec: ShareSpec) -> None:
-        """Take a changed definition, unless it runs."""
+        """Take a changed definition: at once, or with the next Refresh if a machine that runs uses it."""
         if not self._occupied:
             self.spec = spec
             self._context.changed(self)
+        elif self.in_use and spec.source == self.spec.source:
+            # the device in the guest stays what it is
+            device = {name: getattr(self.spec, name) for name in ("tag", "mount_point", "mount_options")}
+            wanted = dataclasses.replace(spec, **device)
+            self.pending = wanted if wanted != self.spec else None
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
@@ -187,6 +193,7 @@ class Share(Serving):
     def machine_ended(self) -> None:
         """The machine does not run any more: forget what it suffered, and listen again if on its own."""
         self.suffix = FIRST
+        self.pending = None
         self._clear()
         if not self.owned:
             self._context.spawn(self._listen_after_machine())

@@ -42,6 +42,15 @@ class UnitStatus:
         return self.active not in ("inactive", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """With what and when a service's main process was started."""
+
+    arguments: list[str]
+    started_usec: int
+    """µs since the epoch (CLOCK_REALTIME); 0 if it was not."""
+
+
 UnitWatcher = Callable[[str, UnitStatus], None]
 """Called with a unit's name and its status; of a unit that systemd forgot, the last known, inactive."""
 
@@ -72,6 +81,9 @@ class Supervisor(Protocol):
 
     async def kill(self, unit: str, signal: int) -> None:
         """Send a signal to all processes of a unit; no error if it is not loaded."""
+
+    async def command(self, unit: str) -> Command:
+        """How a service was started. :raise SupervisorError: it is not loaded."""
 
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""

@@ -12,7 +12,7 @@ from vfsd import names
 from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.incoming import Incoming
-from vfsd.supervisor import SupervisorError, UnitStatus, UnitWatcher
+from vfsd.supervisor import Command, SupervisorError, UnitStatus, UnitWatcher
 from vfsd.units import Unit
 
 log = logging.getLogger(__name__)
@@ -213,6 +213,20 @@ class Systemd:
         except SupervisorError as error:
             if not error.no_such_unit:
                 raise
+
+    async def command(self, unit: str) -> Command:
+        """How a service was started. :raise SupervisorError: it is not loaded."""
+        path, get = names.unit_object_path(unit), (_PROPERTIES, "Get", "ss")
+        try:
+            [[commands], [started]] = await asyncio.gather(
+                *(
+                    self._connection.call(_NAME, path, *get, [_SERVICE_INTERFACE, name])
+                    for name in ("ExecStartEx", "ExecMainStartTimestamp")
+                )
+            )
+        except CallError as error:
+            raise SupervisorError(error.message) from None
+        return Command(commands.value[0][1] if commands.value else [], started.value)
 
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""

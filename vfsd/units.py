@@ -226,6 +226,11 @@ def with_console_input(arguments: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", f'exec "$0" "$@" <&{CONSOLE_INPUT_FD} {CONSOLE_INPUT_FD}<&-', *arguments]
 
 
+def qemu_of(command: Sequence[str]) -> str:
+    """The QEMU that such a command runs; "" if it is none."""
+    return command[3] if len(command) > 3 else ""
+
+
 def stop_command(python: str, script: Path, own: MachinePaths, timeout_usec: int) -> list[str]:
     """What ExecStop= runs: asks the guest to power off, and waits for it.
 

@@ -6,16 +6,28 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from dbus_next import Variant
 
 from tests.integration.conftest import only_system
-from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, process_exists, until, wait_for
+from tests.integration.harness import (
+    MACHINE,
+    ROOT,
+    SHARE,
+    BusError,
+    Client,
+    Vfsd,
+    process_exists,
+    until,
+    wait_for,
+)
 from tests.integration.test_hotplug import builtin, execute, guest_is_ready, refused
 from tests.integration.test_network import TAP, tap
 from tests.integration.tiny_guest import started, tiny_machine
@@ -353,3 +365,69 @@ async def test_a_healed_share_can_not_until_a_reset(vfsd: Vfsd, client: Client, 
     os.kill(await client.get(share, SHARE, "MainPID"), signal.SIGKILL)
     await until(lambda: vfsd.get(machine, MACHINE, "Degraded"), "it is degraded")
     await refused(client.call(machine, MACHINE, "Refresh"), "NotSupported", "does not serve")
+
+
+def configured(vfsd: Vfsd, folder: Path, options: str) -> None:
+    """Define the guest by a file; Reload reads it."""
+    file = vfsd.config / "machines/guest.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f'builtin = true\nmemory = "256M"\nnetwork = "none"\naccelerator = "tcg"\n'
+        f'[[shares]]\nsource = "{folder}"\nmount_point = "/first"\n{options}\n'
+    )
+    vfsd.manager("Reload")
+
+
+@pytest.fixture
+def file_of_guest(vfsd: Vfsd) -> Iterator[None]:
+    """Takes the file away again."""
+    yield
+    for name, state, _ in vfsd.manager("ListMachines"):
+        if state not in ("stopped", "failed"):
+            vfsd.manager("KillMachine", "s", name)
+    shutil.rmtree(vfsd.config / "machines")
+    vfsd.manager("Reload")
+
+
+async def test_new_options_of_a_share(vfsd: Vfsd, client: Client, folder: Path, file_of_guest: None) -> None:
+    folder.chmod(0o777)
+    configured(vfsd, folder, "")
+    machine = f"{ROOT}/machine/guest"
+    await client.call(machine, MACHINE, "Start")
+    await guest_is_ready(vfsd, machine)
+    [share] = await client.get(machine, MACHINE, "Shares")
+    assert (await execute(client, machine, "touch", "/first/before"))[0] == 0
+    assert await client.get(machine, MACHINE, "NeedsRefresh") is False
+    configured(vfsd, folder, "read_only = true\n")
+    assert await client.get(machine, MACHINE, "NeedsRefresh") is True
+    assert await client.get(share, SHARE, "ReadOnly") is False, "it is served as before"
+    # taken back, and made again; and a vfsd that comes up sees it too
+    configured(vfsd, folder, "")
+    assert await client.get(machine, MACHINE, "NeedsRefresh") is False
+    configured(vfsd, folder, "read_only = true\n")
+    vfsd.restart()
+    await until(lambda: vfsd.get(machine, MACHINE, "NeedsRefresh"), "it needs a refresh")
+    assert "guest running (outdated)" in " ".join(vfsd.run("vfsctl", vfsd.flag, "status").split())
+    vfsd.run("vfsctl", vfsd.flag, "machine", "refresh", "guest")
+    assert await client.get(machine, MACHINE, "NeedsRefresh") is False
+    assert await client.get(share, SHARE, "ReadOnly") is True
+    status, _, errors = await execute(client, machine, "touch", "/first/after")
+    assert status != 0
+    assert b"Read-only file system" in errors
+    assert (folder / "before").exists()
+
+
+async def test_an_upgrade_is_noticed(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await ready(vfsd, client, folder)
+    idle = await tiny_machine(client, folder)
+    for program in ("/usr/libexec/virtiofsd", "/usr/bin/qemu-system-x86_64"):
+        client.signals.seen.clear()
+        assert await client.get(machine, MACHINE, "NeedsRefresh") is False
+        # as dpkg does: a new file in place of the old one, of the same age
+        subprocess.run(["cp", "-p", program, f"{program}.dpkg-new"], check=True)
+        Path(f"{program}.dpkg-new").rename(program)
+        await until(lambda: client.signals.changes(machine, "NeedsRefresh") == [True], "it is told", 10)
+        assert await client.get(idle, MACHINE, "NeedsRefresh") is False
+        await client.call(machine, MACHINE, "Refresh")
+        assert client.signals.changes(machine, "NeedsRefresh") == [True, False]
+        await goes_on(folder)

@@ -46,7 +46,9 @@ LAYERS = [
         "mounting",
         "told",
         "ssh",
+        "migration",
         "udev",
+        "watch",
         "discovery",
         "kvm",
         "kernel",
@@ -56,6 +58,7 @@ LAYERS = [
     {
         *("context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
+        *("refresh", "outdated"),
     },
     {"registry"},
     {"bus", "systemd1", "prerequisites"},

@@ -11,7 +11,7 @@ from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
 from vfsd.cli.common import add_method, add_remove, add_views
 from vfsd.cli.errors import CliError
 from vfsd.cli.lazy import Group
-from vfsd.cli.objects import MACHINE, object_of, say, with_steps
+from vfsd.cli.objects import MACHINE, object_of, say, state_text, with_steps
 from vfsd.cli.options import MACHINE_FLAGS, MACHINE_REST
 from vfsd.cli.output import Column, print_json, size
 from vfsd.cli.progress import spinning
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 IDLE = ("stopped", "failed")
 START_TIMEOUT = 60.0
 """Seconds. Starting many shares on a busy host may take longer than a call should."""
+REFRESH_TIMEOUT = 600.0
+"""Seconds. Where memory has to be copied, that of a large guest takes its time; vfsd itself gives up at some point."""
 POLL_INTERVAL = 5.0
 """Seconds between looks at a machine whose signals are awaited: vfsd may be restarted between them."""
 
@@ -126,6 +128,24 @@ add_method(machine, MACHINE, "Resume", "Let the guest's processors go on.")
 add_method(machine, MACHINE, "Reset", "Reset the guest as the reset button does.")
 
 
+@machine.command()
+@click.argument("name")
+@global_options
+@pass_session
+def refresh(session: Session, name: str) -> None:
+    """Replace its QEMU and virtiofsd under the running guest, by those that are installed now."""
+
+    async def body(client: Client) -> dict[str, Any]:
+        path = await MACHINE.path(client, name)
+        with spinning(f"Refreshing {name}", shown=session.interactive):
+            await client.call(path, MACHINE.interface, "Refresh", within=REFRESH_TIMEOUT)
+        return await client.properties(path, MACHINE.interface)
+
+    found = session.run(body)
+    still = f"; the guest stood still for {found['RefreshDowntimeUSec'] / 1000:.1f} ms"
+    say(session, f"{name} is refreshed{still if found['State'] == 'running' else ''}.")
+
+
 add_remove(machine, MACHINE, "Forget machines that do not run, and the shares made with them.")
 
 
@@ -160,7 +180,7 @@ def machine_row(item: dict[str, Any]) -> list[str]:
     shares = [object_of(path)[1].removeprefix(f"{item['Name']}.") for path in item["Shares"]]
     return [
         item["Name"],
-        item["State"] + (" (degraded)" if item["Degraded"] else ""),
+        state_text(item),
         str(item["MainPID"] or "-"),
         item["AcceleratorInUse"] or "-",
         size(item["Memory"]),

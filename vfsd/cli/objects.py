@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vfsd.cli.proxy import Client, Objects, Signal
 
 T = TypeVar("T")
+_BESIDES = {"Degraded": "degraded", "NeedsRefresh": "outdated", "Suspended": "suspended"}
+"""What a state says nothing of, by property."""
 
 
 class Kind(NamedTuple):
@@ -91,6 +93,12 @@ async def _show_steps(queue: asyncio.Queue[Signal], spinner: Spinner, machine: s
         step = describe_step(signal) if name == machine or name.startswith(f"{machine}.") else ""
         if step:
             spinner.step = f"{what}: {step}"
+
+
+def state_text(item: Mapping[str, Any]) -> str:
+    """The state of a share or machine, and what a person should know besides."""
+    besides = [word for name, word in _BESIDES.items() if item.get(name)]
+    return str(item["State"]) + (f" ({', '.join(besides)})" if besides else "")
 
 
 def print_properties(session: Session, properties: dict[str, Any]) -> None:

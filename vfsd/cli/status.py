@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli.errors import CallFailed, CliError, Exit, journal_command
-from vfsd.cli.objects import MACHINE, SHARE, Kind, object_of, property_text
+from vfsd.cli.objects import MACHINE, SHARE, Kind, object_of, property_text, state_text
 from vfsd.cli.output import Column, clean, plural, print_details, print_json, print_table, size, state_colour
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.names import MANAGER_INTERFACE, ROOT_PATH
@@ -140,7 +140,7 @@ def _version(program: str, version: str) -> str:
 def _machine_row(item: Mapping[str, Any]) -> list[str]:
     return [
         item["Name"],
-        item["State"] + (" (degraded)" if item["Degraded"] else ""),
+        state_text(item),
         str(item["MainPID"] or "-"),
         item["AcceleratorInUse"] or "-",
         size(item["Memory"]),
@@ -177,7 +177,7 @@ def _details(session: Session, name: str, machines: Named, shares: Named) -> int
 
 
 def _title(kind: Kind, item: Mapping[str, Any]) -> None:
-    state = item["State"] + (" (degraded)" if item.get("Degraded") else "")
+    state = state_text(item)
     shown = state if os.environ.get("NO_COLOR") else click.style(state, fg=state_colour(state), bold=True)
     reason = f": {item['Reason']}" if item["Reason"] else ""
     click.echo(f"{kind.noun.capitalize()} {clean(item['Name'])} is {shown}{clean(reason)}")
@@ -190,6 +190,11 @@ def machine_details(item: Mapping[str, Any], shares: Named) -> Iterator[tuple[st
         yield "Main PID", f"{item['MainPID']} (QEMU, {item['AcceleratorInUse']})"
     if item["GuestReady"]:
         yield "Guest", item["GuestSystem"] or "its agent answers"
+    if item["NeedsRefresh"]:
+        yield (
+            "Outdated",
+            f'"vfsctl machine refresh {item["Name"]}" replaces QEMU and virtiofsd under the guest',
+        )
     yield "Boots", boots(item)
     yield "Memory", f"{size(item['Memory'])}, {plural(item['CPUs'], 'processor')}"
     yield "Network", ", ".join([item["Network"], *item["Forward"]])
