@@ -28,6 +28,8 @@ async def failed_start(
     invocation: str,
     problem: str,
     error: BaseException,
+    *,
+    thawing: bool,
 ) -> VfsdError:
     """The error with what QEMU or virtiofsd had to say.
 
@@ -47,6 +49,12 @@ async def failed_start(
         if share.last_failure:
             why = await why_virtiofsd_failed(share)
             return UnitFailed(f'{begin}: share "{share.name}": {why}')
+        words = await last_words(share.invocation, _VIRTIOFSD) if thawing else ""
+        if _MOVE_FAILED in words:
+            return UnitFailed(
+                f'{begin}: share "{share.name}": {_failed_move(words)}; what is shared must be as it was when the '
+                "guest was suspended: put it back and thaw again, or kill the machine to forget its guest"
+            )
     words = await qemus_words(context, spec, invocation)
     if words:
         return UnitFailed(f"{begin}: QEMU said: {words}")
@@ -68,6 +76,10 @@ async def failed_move(share: Share, second: UnitStatus) -> str:
     if _DELETED in lost:
         file = lost.partition(_DELETED)[2].strip()
         return f"a process in the guest has a deleted file open, {file}; end it, or refresh later"
+    return _failed_move(words)
+
+
+def _failed_move(words: str) -> str:
     return _MOVE_FAILED + words.partition(_MOVE_FAILED)[2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,9 +92,14 @@ class Follower:
         self._last_reset = -FIRMWARE_WINDOW
         """When the last reset was that the firmware may double."""
 
-    async def connect(self) -> None:
-        """Reach the monitor and tell the machine QEMU's state; follow() comes next. :raise MonitorFailed."""
+    async def connect(self, take_in: Callable[[Monitor], Awaitable[None]] | None = None) -> None:
+        """Reach the monitor and tell the machine QEMU's state; follow() comes next. :raise MonitorFailed.
+
+        :param take_in: what is to be done first.
+        """
         self._monitor = await Monitor.open(self._path(), self._on_event)
+        if take_in is not None:
+            await take_in(self._monitor)
         status = await self._monitor.status()
         broken = status == _BROKEN
         self._machine.qemu_connected(None if broken else _RUN_STATES.get(status, MachineState.RUNNING))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from vfsd.errors import GuestTimeout, NotSupported, ShareBusy, VfsdError, WrongS
 if TYPE_CHECKING:
     from vfsd.lifecycle import Lifecycle
 
+AGENT_TIMEOUT = 10.0
+"""Seconds to wait for the agent of a guest that has only just gone on."""
 END_GRACE = 0.5
 """Seconds in which a machine must have ended whose agent does not answer any more, if that is why."""
 GREETINGS = 5
@@ -158,6 +161,12 @@ class Inside:
         agent = self._require()
         async with self._judged(agent):
             return await agent.execute(arguments, data=data, environment=environment, timeout=timeout)
+
+    async def set_time(self) -> None:
+        """Tell a guest what time it is that stood still for long, if it has an agent that takes it."""
+        await self.wait_ready(AGENT_TIMEOUT)
+        with contextlib.suppress(VfsdError):
+            await self._require().command("guest-set-time", time=time.time_ns())
 
     async def shut_down(self, timeout: float) -> None:
         """Ask the guest to power off; it says nothing if it does. :raise VfsdError: it could not be asked."""

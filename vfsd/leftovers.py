@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
-from vfsd import names
+from vfsd import names, saved
 from vfsd.context import Context
 from vfsd.store import Kind
 
@@ -22,6 +22,9 @@ def sweep(context: Context, shares: Container[str], machines: Container[str]) ->
         name = link.name
         if name not in shares and not any(status(unit).runs for unit in names.share_units(name)):
             link.unlink(missing_ok=True)
+    for folder in _entries(paths.machine_states):
+        if folder.name not in machines:
+            saved.sweep(folder)
     for folder in _entries(paths.machines):
         name = folder.name
         if name not in machines and not any(status(unit).runs for unit in names.machine_units(name)):

@@ -7,16 +7,17 @@ import contextlib
 import signal
 import time
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable
 
-from vfsd import blame, credentials, hotplug, names, outcome
-from vfsd.boot import Launch, prepare
+from vfsd import blame, credentials, hotplug, migration, names, outcome, saved
+from vfsd.boot import Launch, Predecessor, prepare
 from vfsd.condition import Condition
-from vfsd.context import Context, now_usec
+from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
-from vfsd.follower import PANICKED, Follower
+from vfsd.follower import Follower
 from vfsd.inside import Inside
-from vfsd.journal import INFO, MessageId, Pace, exit_of
+from vfsd.journal import INFO, MessageId, Pace
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.names import FIRST
 from vfsd.qmp import Monitor
@@ -30,8 +31,6 @@ ASK_TIMEOUT = 1.0
 """Seconds in which a guest's agent must take the request to power off."""
 KILL_TIMEOUT = 10.0
 """Seconds until a QEMU that was killed must be gone."""
-ADOPT_TIMEOUT = 1.0
-"""Seconds that coming up waits for a QEMU to tell whether it is paused."""
 END_GRACE = 0.5
 """Seconds in which systemd must have seen the end of a QEMU whose monitor failed, if that is why."""
 _KILLED = "killed on request"
@@ -40,8 +39,6 @@ _KVM_REMEDY = (
     "KVM on this host can't run this guest (QEMU: internal error); set Accelerator to tcg, or use a host whose "
     "KVM works"
 )
-_EXIT_CODES = {"exited": 1, "killed": 2, "dumped": 3}
-"""CLD_EXITED and so on, by systemd's names."""
 
 
 class Lifecycle(Condition):
@@ -62,20 +59,40 @@ class Lifecycle(Condition):
                 raise WrongState(
                     f'machine "{self.name}" is {self.state}; it can be started once it is stopped'
                 )
-            self._end = self._failure = ""
-            self._last_status = UnitStatus()
-            self._starting = True
-            self._set_state(MachineState.STARTING, "")
-            try:
-                async with asyncio.timeout(START_TIMEOUT):
-                    await self._start()
-            except BaseException as error:
-                failure = await finish(self._undo_start(error))
-                if isinstance(error, VfsdError | TimeoutError):
-                    raise failure from None
-                raise
-            finally:
-                self._starting = False
+            if self.suspended:
+                raise WrongState(
+                    f'machine "{self.name}" is suspended; Thaw goes on with its guest, and Kill forgets it'
+                )
+            await self._come_up()
+
+    async def thaw(self) -> None:
+        """Go on with the guest that is saved. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            known = saved.read(self._context.paths.machine_state(self.name))
+            if not self.state.idle or known is None:
+                what = "has no guest that was suspended" if self.state.idle else f"is {self.state}"
+                raise WrongState(f'machine "{self.name}" {what}; only one that is suspended can be thawed')
+            self.paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            await self._come_up(known.predecessor(saved.link(self._context, self)))
+            self._context.spawn(self.inside.set_time())
+
+    async def _come_up(self, before: Predecessor | None = None) -> None:
+        """:param before: whose guest it goes on with; without, it boots."""
+        self._end = self._failure = ""
+        self._last_status = UnitStatus()
+        self._starting = True
+        self._set_state(MachineState.STARTING, "")
+        read = self.spec.memory / saved.RATE if before else 0
+        try:
+            async with asyncio.timeout(START_TIMEOUT + read):
+                await self._start(before)
+        except BaseException as error:
+            failure = await finish(self._undo_start(error))
+            if isinstance(error, VfsdError | TimeoutError):
+                raise failure from None
+            raise
+        finally:
+            self._starting = False
 
     async def shutdown(self, timeout_usec: int) -> None:
         """Ask the guest to power off and return; it ends by force at the timeout. :raise WrongState."""
@@ -107,7 +124,13 @@ class Lifecycle(Condition):
         await self.shutdown(0)
 
     async def kill(self) -> None:
-        """End QEMU at once and return when it is gone. :raise WrongState, UnitFailed."""
+        """End QEMU at once and return when it is gone; forget a guest that is saved. :raise WrongState, UnitFailed."""
+        if self.state.idle and self.suspended:
+            async with self._turns.take():
+                saved.forget(self._context.paths.machine_state(self.name))
+                self.suspended = False
+                self._set_state(MachineState.STOPPED, "what was suspended is forgotten")
+            return
         if self.state.idle and not self._context.supervisor.status(self.unit).runs:
             raise WrongState(f'machine "{self.name}" is {self.state}; there is nothing to kill')
         self._end = _KILLED
@@ -115,6 +138,22 @@ class Lifecycle(Condition):
             if not self.state.idle or self._context.supervisor.status(self.unit).runs:
                 self._remember(end=_KILLED, restart=False)
                 await self._kill()
+
+    def saving(self, under_way: bool) -> None:
+        """Remember whether the guest stands still because it is written to disk."""
+        self._remember(saving=under_way)
+
+    async def end_suspended(self, reason: str) -> None:
+        """End the QEMU whose guest is saved, and return when it is gone."""
+        self._end = reason
+        self.suspended = True
+        self._set_state(MachineState.STOPPING, reason)
+        supervisor, units = self._context.supervisor, self._units
+        with contextlib.suppress(MonitorFailed):  # it may be gone before it answers
+            await self.qemu.execute("quit")
+        if not await supervisor.wait_gone(units[:1], KILL_TIMEOUT):
+            await supervisor.kill(units[0], signal.SIGKILL)
+        await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
 
     # what its shares tell
 
@@ -142,43 +181,6 @@ class Lifecycle(Condition):
         else:
             self._changed()
 
-    async def adopt(self) -> None:
-        """Take over the state in which systemd and QEMU have the machine. Does not wait long for QEMU."""
-        known = self.memory
-        status = self._context.supervisor.status(self.unit)
-        if not status.runs:  # a vfsd that was killed as it started the machine has left them
-            credentials.remove(self.paths.credentials)
-        if status.runs:
-            await self._adopt_running(status)
-        elif known.invocation:
-            await self._adopt_end()
-        elif known.failure:
-            self.state, self.reason = MachineState.FAILED, known.failure
-        since = known.since_usec if self.state.value == known.state else 0
-        self.state_changed_usec = since or self.state_changed_usec
-        self._remember(state=self.state.value, since_usec=self.state_changed_usec)
-
-    async def _adopt_running(self, status: UnitStatus) -> None:
-        self.main_pid = status.main_pid
-        self._invocation = self.memory.invocation
-        self.accelerator = self.memory.accelerator
-        self.console_path = self._console_path() if self.memory.console else ""
-        self.ssh_address = self.memory.ssh
-        self.layout = Layout.read(self.memory.layout)
-        self.refresh_downtime_usec = self.memory.downtime_usec
-        self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
-        for share in self.shares:
-            share.suffix = self.suffix
-            share.adopt()
-            if share.lost:
-                self.reason = share.complaint
-        if self.state is MachineState.STOPPING:
-            deadline = self.paths.read_deadline()
-            if deadline:
-                self._force = self._context.spawn(self._kill_at(deadline))
-        else:
-            await self.qemu.find(ADOPT_TIMEOUT)  # only QEMU knows whether it is paused
-
     def taken_over(self, launch: Launch, suffix: str, monitor: Monitor, downtime_usec: int) -> Monitor:
         """Another QEMU has the guest now; returns the connection to the one that had it."""
         status = self._context.supervisor.status(names.machine_unit(self.name, suffix))
@@ -195,23 +197,6 @@ class Lifecycle(Condition):
         self.inside.moved()
         self.unit_changed(self.unit, status)
         return before
-
-    async def _adopt_end(self) -> None:
-        """Tell how QEMU ended while vfsd was away."""
-        code, number = await exit_of(self._context.scope, self.memory.invocation)
-        status = UnitStatus(exit_code=_EXIT_CODES.get(code, 0), exit_status=number)
-        problem = outcome.qemu_end(status) if code else ""
-        if await blame.guest_panicked(self.spec, self.memory.invocation, status):
-            problem = PANICKED
-        by_force = self.paths.deadline
-        if problem and not self.memory.end and not by_force.exists():
-            self.state, self.reason = MachineState.FAILED, problem
-        else:
-            self.reason = self.memory.end or "ended while vfsd was not running"
-        by_force.unlink(missing_ok=True)
-        failure = problem if self.state is MachineState.FAILED else ""
-        self.state_changed_usec = now_usec()
-        self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
 
     # what QEMU tells
 
@@ -265,15 +250,15 @@ class Lifecycle(Condition):
 
     # inner workings
 
-    async def _start(self) -> None:
-        launch = await prepare(self._context, self)
+    async def _start(self, before: Predecessor | None) -> None:
+        launch = await prepare(self._context, self, before)
         try:
-            await self._launch(launch)
+            await self._launch(launch, self._take_in if before else None)
         finally:
             for held in launch.reserved:
                 held.close()
 
-    async def _launch(self, launch: Launch) -> None:
+    async def _launch(self, launch: Launch, take_in: Callable[[Monitor], Awaitable[None]] | None) -> None:
         for share in self.attached:
             await share.hand_over()
         await self._start_unit(launch)
@@ -294,10 +279,17 @@ class Lifecycle(Condition):
             downtime_usec=0,
         )
         self._changed()  # who wants to see the guest's first words can connect to the console now
-        await self.qemu.connect()
+        await self.qemu.connect(take_in)
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
         self.qemu.follow()
+
+    async def _take_in(self, monitor: Monitor) -> None:
+        """Let the guest that QEMU reads go on; what is saved is that guest no longer."""
+        await migration.arrived(monitor)
+        saved.forget(self._context.paths.machine_state(self.name))
+        await monitor.execute("cont")
+        self.suspended = False
 
     async def _start_unit(self, launch: Launch) -> None:
         try:
@@ -327,7 +319,13 @@ class Lifecycle(Condition):
         if self._failure and isinstance(error, VfsdError):
             return error
         return await blame.failed_start(
-            self._context, self.spec, self.shares, self._invocation, problem, error
+            self._context,
+            self.spec,
+            self.shares,
+            self._invocation,
+            problem,
+            error,
+            thawing=self.suspended,
         )
 
     async def _find_agent(self) -> None:

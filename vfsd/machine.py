@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vfsd import hotplug, refresh
+from vfsd import hotplug, refresh, saved
+from vfsd.adoption import Adoption
 from vfsd.console import Console
 from vfsd.context import Context
 from vfsd.errors import (
@@ -22,7 +23,6 @@ from vfsd.errors import (
     WrongState,
 )
 from vfsd.healing import Healer
-from vfsd.lifecycle import Lifecycle
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.options import check_text, require
 from vfsd.outdated import is_outdated
@@ -43,7 +43,7 @@ EXECUTE_TIMEOUT_USEC = 20 * USEC_PER_SEC
 _REBOOTED = "the guest rebooted"
 
 
-class Machine(Lifecycle):
+class Machine(Adoption):
     """A machine and the shares that belong to it or are attached to it."""
 
     def __init__(self, context: Context, spec: MachineSpec, owner: int) -> None:
@@ -83,6 +83,12 @@ class Machine(Lifecycle):
             await refresh.refresh(self._context, self)
             self.console.moved()
             await self.examine()
+
+    async def suspend(self) -> None:
+        """Save the running guest to disk, and end QEMU. :raise VfsdError: see the interface."""
+        async with self._turns.take():
+            self._require_live("suspended")
+            await saved.suspend(self._context, self)
 
     async def examine(self) -> None:
         """Find out whether a Refresh would change anything."""
@@ -145,6 +151,7 @@ class Machine(Lifecycle):
     async def attach_share(self, share: Share, options: Mapping[str, tuple[str, Any]]) -> None:
         """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""
         async with self._turns.take():
+            self._require_not_suspended("give it a share")
             if not self.state.idle:
                 self._require(MachineState.RUNNING, "given a share")
             if share.machine is not None:
@@ -177,6 +184,7 @@ class Machine(Lifecycle):
                 raise InvalidArgs(
                     f'machine "{self.name}" boots from share "{share.name}"; set another RootShare first'
                 )
+            self._require_not_suspended("take a share from it")
             if not self.state.idle:
                 self._require(MachineState.RUNNING, "relieved of a share")
                 await hotplug.detach(self, share)
@@ -296,7 +304,12 @@ class Machine(Lifecycle):
         if self.state is not state:
             raise WrongState(f'machine "{self.name}" is {self.state}; only one that is {state} can be {what}')
 
+    def _require_not_suspended(self, what: str) -> None:
+        if self.suspended:
+            raise WrongState(f'machine "{self.name}" is suspended; thaw it, or kill it, to {what}')
+
     def _require_idle(self, what: str) -> None:
+        self._require_not_suspended(what)
         if not self.state.idle:
             raise WrongState(f'machine "{self.name}" is {self.state}; shut it down to {what}')
 

@@ -103,9 +103,14 @@ class Paths:
         """Link to a share's source."""
         return self.sources / name
 
+    @property
+    def machine_states(self) -> Path:
+        """One folder for each machine that has something to keep."""
+        return self.state / "machine"
+
     def machine_state(self, name: str) -> Path:
-        """Where a persistent machine keeps what its guest changes: the firmware's variables."""
-        return self.state / "machine" / name
+        """What a machine's guest has changed: the firmware's variables; and the guest itself while it is suspended."""
+        return self.machine_states / name
 
     def machine(self, name: str, suffix: str = FIRST) -> MachinePaths:
         """Runtime files of a machine, by its units' suffix."""

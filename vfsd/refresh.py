@@ -66,18 +66,7 @@ def _check(context: Context, machine: Machine) -> None:
             f"{who} can't be refreshed: network interface {interface} takes one QEMU at a time; use a bridge, or shut "
             "it down and start it again"
         )
-    dead = next((share for share in machine.shares if share.lost), None)
-    if dead is not None:
-        raise NotSupported(
-            f'{who} can\'t be refreshed: share "{dead.name}" does not serve; reset the machine, or shut it down and '
-            "start it again"
-        )
-    healed = next((plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)), None)
-    if healed is not None:
-        raise NotSupported(
-            f'{who} can\'t be refreshed: the device that share "{healed.share}" had before it was healed is there '
-            "still; reset the machine first, or reboot its guest"
-        )
+    check_shares(machine, "refreshed")
     suffix = names.other(machine.suffix)
     paths = [context.paths.machine(machine.name, suffix).stop_monitor]
     paths += [context.paths.share_socket(share.name, suffix) for share in machine.shares]
@@ -87,6 +76,22 @@ def _check(context: Context, machine: Machine) -> None:
         raise NotSupported(
             f"{who} can't be refreshed: its name or that of a share is too long for a second set of units; "
             "shut it down and start it again"
+        )
+
+
+def check_shares(machine: Machine, what: str) -> None:
+    """:param what: what is to be done with the machine. :raise NotSupported: a share's device can't be moved."""
+    begin = f'machine "{machine.name}" can\'t be {what}'
+    dead = next((share for share in machine.shares if share.lost), None)
+    if dead is not None:
+        raise NotSupported(
+            f'{begin}: share "{dead.name}" does not serve; reset the machine, or shut it down and start it again'
+        )
+    healed = next((plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)), None)
+    if healed is not None:
+        raise NotSupported(
+            f'{begin}: the device that share "{healed.share}" had before it was healed is there still; reset the '
+            "machine first, or reboot its guest"
         )
 
 

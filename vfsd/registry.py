@@ -254,7 +254,7 @@ class Registry:
         if known is not None:
             if not known.state.idle:
                 known.reconfigure(spec)
-            if known.spec == spec or not known.state.idle:
+            if known.spec == spec or known.suspended or not known.state.idle:
                 return
             for share in known.attached:
                 share.attach(None)
@@ -291,7 +291,7 @@ class Registry:
 
     async def _autostart(self, machine: Machine) -> None:
         try:
-            await machine.start()
+            await (machine.thaw() if machine.suspended else machine.start())
         except VfsdError as error:
             text = f'machine "{machine.name}" was not started automatically: {error}'
             self._context.journal.write(

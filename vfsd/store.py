@@ -71,6 +71,8 @@ class Memory:
     """Whether a machine was shut down to be started again."""
     layout: str = ""
     """Where the shares' devices stand in a running QEMU (vfsd.devices.Layout)."""
+    saving: bool = False
+    """Whether the guest stands still because vfsd writes it to disk."""
     suffix: str = ""
     """Which set of unit names a machine that runs has, or had."""
     downtime_usec: int = 0
@@ -94,7 +96,7 @@ class Store:
         """Write a definition; the old one stays until the new one is whole. :raise OSError: it can't be written."""
         spec = definition.spec
         document = {"format": _FORMAT, "owner": definition.owner, **_document(spec)}
-        _replace(self._file(definition.kind, spec.name, spec.persistent), document, sync=spec.persistent)
+        replace(self._file(definition.kind, spec.name, spec.persistent), document, sync=spec.persistent)
 
     def remove(self, kind: Kind, name: str) -> None:
         """Forget an object: its definition, wherever it is, and what is remembered of it."""
@@ -130,7 +132,7 @@ class Store:
         if memory == Memory():
             path.unlink(missing_ok=True)
         else:
-            _replace(path, dataclasses.asdict(memory), sync=False)
+            replace(path, dataclasses.asdict(memory), sync=False)
 
     def forget_all_but(self, known: Mapping[Kind, Container[str]]) -> None:
         """Forget what is remembered of objects that do not exist."""
@@ -219,7 +221,7 @@ def _document(spec: ShareSpec | MachineSpec) -> dict[str, Any]:
     }
 
 
-def _replace(path: Path, document: Mapping[str, Any], *, sync: bool) -> None:
+def replace(path: Path, document: Mapping[str, Any], *, sync: bool) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         with temporary.open("w", encoding="utf-8") as file:

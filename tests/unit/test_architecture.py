@@ -58,7 +58,7 @@ LAYERS = [
     {
         *("context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
-        *("refresh", "outdated"),
+        *("refresh", "outdated", "adoption", "saved"),
     },
     {"registry"},
     {"bus", "systemd1", "prerequisites"},

@@ -111,8 +111,8 @@ class MachineObject:
             "Refresh": machine.refresh,
             "Execute": lambda arguments, options: machine.execute(arguments, typed(options)),
             "QueryGuest": machine.query_guest,
-            "Suspend": self._later("Suspend", "shut the machine down"),
-            "Thaw": self._later("Thaw", "start the machine"),
+            "Suspend": machine.suspend,
+            "Thaw": machine.thaw,
         }
 
     def values(self) -> dict[str, PropertyValue]:
@@ -152,13 +152,6 @@ class MachineObject:
 
     async def _open_console(self) -> list[Any]:
         return [await self._machine.open_console()]
-
-    @staticmethod
-    def _later(member: str, remedy: str) -> Handler:
-        async def refuse() -> None:
-            raise NotSupported(f"{member} comes with a later version; {remedy}")
-
-        return refuse
 
 
 class ManagerObject:

@@ -123,6 +123,10 @@ async def wait_idle(client: Client, name: str, queue: asyncio.Queue[Any]) -> dic
 
 
 add_method(machine, MACHINE, "Kill", "End its QEMU at once; the guest loses what it has not written.")
+add_method(
+    machine, MACHINE, "Suspend", "Save the running guest to disk and end its QEMU; thaw goes on with it."
+)
+add_method(machine, MACHINE, "Thaw", "Go on with a guest that was suspended; kill forgets it.")
 add_method(machine, MACHINE, "Pause", "Stop the guest's processors.")
 add_method(machine, MACHINE, "Resume", "Let the guest's processors go on.")
 add_method(machine, MACHINE, "Reset", "Reset the guest as the reset button does.")

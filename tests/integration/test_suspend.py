@@ -1,0 +1,144 @@
+"""Suspend and Thaw: a running guest is saved to disk, and goes on later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dbus_next import Variant
+
+from tests.integration.conftest import only_system
+from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
+from tests.integration.test_hotplug import guest_is_ready, refused
+from tests.integration.test_refresh import goes_on, ready
+from tests.integration.tiny_guest import started
+
+
+def saved(vfsd: Vfsd) -> Path:
+    return vfsd.state / "machine/guest/guest"
+
+
+async def test_open_files_go_on_after_a_sleep(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await ready(vfsd, client, folder)
+    [share] = await client.get(machine, MACHINE, "Shares")
+    assert await client.get(machine, MACHINE, "Suspended") is False
+    await refused(client.call(machine, MACHINE, "Thaw"), "WrongState", "running")
+    await client.call(machine, MACHINE, "Suspend")
+    assert await client.get(machine, MACHINE, "State") == "stopped"
+    assert await client.get(machine, MACHINE, "Reason") == "suspended to disk"
+    assert await client.get(machine, MACHINE, "Suspended") is True
+    assert await client.get(share, SHARE, "State") == "stopped"
+    assert vfsd.units() == []
+    assert saved(vfsd).stat().st_mode & 0o777 == 0o600
+    assert saved(vfsd).parent.stat().st_mode & 0o777 == 0o700
+    lines = (folder / "log").read_text()
+    # a suspended machine is one that waits
+    vfsd.restart()
+    assert await client.get(machine, MACHINE, "Suspended") is True
+    assert await client.get(machine, MACHINE, "Reason") == "suspended to disk"
+    assert "stopped (suspended)" in vfsd.run("vfsctl", vfsd.flag, "status")
+    await refused(client.call(machine, MACHINE, "Start"), "WrongState", "Thaw", "Kill")
+    change = (machine, "org.freedesktop.DBus.Properties", "Set", "ssv", MACHINE, "CPUs", Variant("u", 2))
+    await refused(client.call(*change), "WrongState", "suspended")
+    assert (folder / "log").read_text() == lines
+    client.signals.seen.clear()
+    await client.call(machine, MACHINE, "Thaw")
+    assert [new for _, new, _ in client.signals.states(machine)] == ["starting", "running"]
+    assert await client.get(machine, MACHINE, "Suspended") is False
+    assert not saved(vfsd).exists()
+    await goes_on(folder)
+    await guest_is_ready(vfsd, machine)
+    await until(lambda: vfsd.get(share, SHARE, "MountedAt") == "/first", "its agent is asked")
+    # and all that can be done with a machine
+    await client.call(machine, MACHINE, "Refresh")
+    vfsd.run("vfsctl", vfsd.flag, "machine", "suspend", "guest")
+    vfsd.run("vfsctl", vfsd.flag, "machine", "thaw", "guest")
+    await goes_on(folder)
+    await client.call(machine, MACHINE, "Suspend")
+    await client.call(machine, MACHINE, "Kill")
+    assert await client.get(machine, MACHINE, "Suspended") is False
+    assert not saved(vfsd).exists()
+    await client.call(machine, MACHINE, "Start")
+    await client.call(machine, MACHINE, "Suspend")
+    vfsd.manager("RemoveMachine", "s", "guest")
+    assert not saved(vfsd).parent.exists()
+
+
+async def test_a_missing_file_is_named_and_nothing_is_lost(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await ready(vfsd, client, folder)
+    await client.call(machine, MACHINE, "Suspend")
+    (folder / "log").rename(folder / "moved")
+    await refused(
+        client.call(machine, MACHINE, "Thaw"), "UnitFailed", "could not be started", "Migration failed"
+    )
+    assert await client.get(machine, MACHINE, "State") == "failed"
+    assert await client.get(machine, MACHINE, "Suspended") is True
+    (folder / "moved").rename(folder / "log")
+    await client.call(machine, MACHINE, "Thaw")
+    await goes_on(folder)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.3, 0.6])
+async def test_a_vfsd_that_dies_in_between(vfsd: Vfsd, client: Client, folder: Path, delay: float) -> None:
+    machine = await ready(vfsd, client, folder)
+    calling = asyncio.ensure_future(client.call(machine, MACHINE, "Suspend"))
+    await asyncio.sleep(delay)
+    os.kill(vfsd.main_pid(), signal.SIGKILL)
+    with contextlib.suppress(BusError):
+        await calling
+    vfsd.systemctl("reset-failed", "vfsd.service", check=False)
+    vfsd.systemctl("start", "vfsd.service")
+
+    def settled() -> bool:
+        state, suspended = vfsd.get(machine, MACHINE, "State"), vfsd.get(machine, MACHINE, "Suspended")
+        return (state, suspended) in (("running", False), ("stopped", True))
+
+    wait_for(settled, "it runs or is suspended")
+    if await client.get(machine, MACHINE, "Suspended"):
+        await client.call(machine, MACHINE, "Thaw")
+    await goes_on(folder)
+
+
+async def test_what_can_not_be_suspended(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await ready(vfsd, client, folder)
+    [share] = await client.get(machine, MACHINE, "Shares")
+    os.kill(await client.get(share, SHARE, "MainPID"), signal.SIGKILL)
+    await until(lambda: vfsd.get(machine, MACHINE, "Degraded"), "it is degraded")
+    await refused(client.call(machine, MACHINE, "Suspend"), "NotSupported", "does not serve")
+    assert await client.get(machine, MACHINE, "State") == "running"
+
+
+@pytest.fixture
+def small_disk(vfsd: Vfsd) -> Iterator[None]:
+    """A state folder of machines that has room for 4 MiB."""
+    where = vfsd.state / "machine"
+    where.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M,mode=0700", "tmpfs", where], check=True)
+    yield
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+@only_system
+async def test_a_full_disk(vfsd: Vfsd, client: Client, folder: Path, small_disk: None) -> None:
+    machine = await ready(vfsd, client, folder)
+    await refused(client.call(machine, MACHINE, "Suspend"), "Failed", "goes on", "No space left")
+    assert await client.get(machine, MACHINE, "Suspended") is False
+    assert not saved(vfsd).exists()
+    await goes_on(folder)
+
+
+async def test_a_paused_guest_and_one_with_a_disk(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    machine = await started(client, folder)
+    await client.call(machine, MACHINE, "Pause")
+    await client.call(machine, MACHINE, "Suspend")
+    await client.call(machine, MACHINE, "Thaw")
+    assert await client.get(machine, MACHINE, "State") == "running"
+    await client.call(machine, MACHINE, "Shutdown", "t", 0)
+    wait_for(lambda: vfsd.get(machine, MACHINE, "State") == "stopped", "it stops")
+    assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"

@@ -1,0 +1,164 @@
+"""A guest on disk: saved while its machine does not run, and what must be known to go on with it.
+
+Two files in the machine's state folder: what QEMU wrote, and a small one beside it, whose presence says that the
+guest is suspended. It is written when the first is complete, and removed before the guest goes on: what it does then
+is not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfsd import migration, store
+from vfsd.boot import Predecessor
+from vfsd.commands import Incoming
+from vfsd.context import Context
+from vfsd.devices import Layout
+from vfsd.errors import MonitorFailed, VfsdError, WrongState
+from vfsd.model import MachineState
+from vfsd.qmp import Monitor
+from vfsd.refresh import check_shares
+from vfsd.turns import finish
+
+if TYPE_CHECKING:
+    from vfsd.lifecycle import Lifecycle
+    from vfsd.machine import Machine
+
+SUSPENDED = "suspended to disk"
+"""The Reason of a machine whose guest is saved."""
+TIMEOUT = 15.0
+"""Seconds besides those for its memory in which a guest must be saved."""
+RATE = 50 << 20
+"""Bytes of memory that are written at least in a second."""
+_FULL = "No space left on device"
+_GUEST, _KNOWN = "guest", "guest.json"
+_LINK = "saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What must be known of the QEMU that wrote the guest."""
+
+    machine_type: str
+    accelerator: str
+    layout: Layout
+    persistent: bool
+    """Whether the machine's definition survives a reboot, as this does."""
+
+    def predecessor(self, link: Path) -> Predecessor:
+        """As a start has it that goes on with the guest."""
+        incoming = Incoming(self.machine_type, [f"file:{link}"])
+        return Predecessor(incoming, self.layout, self.accelerator)
+
+
+def read(folder: Path) -> Saved | None:
+    """What is saved in a machine's state folder; None if nothing is, or it is damaged."""
+    try:
+        known = json.loads((folder / _KNOWN).read_text())
+        return Saved(
+            str(known["machine_type"]),
+            str(known["accelerator"]),
+            Layout.read(str(known["layout"])),
+            bool(known["persistent"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def link(context: Context, machine: Lifecycle) -> Path:
+    """What QEMU reads or writes, under a name that units may hold."""
+    made = machine.paths.link(_LINK)
+    made.unlink(missing_ok=True)
+    made.symlink_to(context.paths.machine_state(machine.name) / _GUEST)
+    return made
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder, with nothing saved in it. :raise OSError: it can't be made."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Take away what is saved."""
+    for name in (_KNOWN, _GUEST):
+        (folder / name).unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what was saved of a machine that does not exist any more, unless its definition may come back."""
+    found = read(folder)
+    if found is not None and not found.persistent:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def suspend(context: Context, machine: Machine) -> None:
+    """Save the running guest and end QEMU. :raise VfsdError: it could not be, and the guest goes on."""
+    check_shares(machine, "suspended")
+    monitor, folder = machine.qemu.monitor, context.paths.machine_state(machine.name)
+    runs = machine.state is MachineState.RUNNING
+    machine.frozen = True
+    machine.saving(True)
+    try:
+        async with asyncio.timeout(TIMEOUT + machine.spec.memory / RATE):
+            known = await _write(context, machine, monitor, folder)
+    except BaseException as error:
+        why = await finish(_go_on(machine, monitor, folder, error, runs=runs))
+        if isinstance(error, VfsdError | TimeoutError | OSError):
+            raise why from None
+        raise
+    finally:
+        machine.frozen = False
+    await finish(_complete(machine, folder, known))
+
+
+async def _write(context: Context, machine: Machine, monitor: Monitor, folder: Path) -> Saved:
+    prepare(folder)
+    kind = await migration.machine_type(monitor)
+    await monitor.execute("stop")
+    await migration.save(monitor, link(context, machine))
+    await migration.wait(monitor)
+    return Saved(kind, machine.accelerator, machine.layout, machine.spec.persistent)
+
+
+async def _complete(machine: Machine, folder: Path, known: Saved) -> None:
+    document = {
+        "machine_type": known.machine_type,
+        "accelerator": known.accelerator,
+        "layout": known.layout.write(),
+        "persistent": known.persistent,
+    }
+    store.replace(folder / _KNOWN, document, sync=True)
+    await machine.end_suspended(SUSPENDED)
+    machine.saving(False)
+
+
+async def _go_on(
+    machine: Machine, monitor: Monitor, folder: Path, error: BaseException, *, runs: bool
+) -> VfsdError:
+    """Let the guest go on, and say why it could not be saved."""
+    with contextlib.suppress(MonitorFailed):
+        await migration.give_up(monitor)
+        if runs:
+            await monitor.execute("cont")
+    forget(folder)
+    machine.saving(False)
+    who = f'machine "{machine.name}"'
+    if not machine.live:
+        return WrongState(f"{who} ended meanwhile")
+    begin = f"{who} could not be suspended, and goes on"
+    if isinstance(error, TimeoutError):
+        return MonitorFailed(f"{begin}: its guest could not be written in time")
+    if isinstance(error, OSError) or _FULL in str(error):
+        return VfsdError(f"{begin}: vfsd's state folder can't take it: {_words(error)}; make room there")
+    return type(error)(f"{begin}: {error}") if isinstance(error, VfsdError) else VfsdError(begin)
+
+
+def _words(error: BaseException) -> str:
+    return str(error.strerror if isinstance(error, OSError) else _FULL)
