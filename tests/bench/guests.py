@@ -7,9 +7,10 @@ import re
 import time
 from pathlib import Path
 
+from tests.bench.bare import Bare
 from tests.bench.bus import Client
 from tests.bench.machines import SETTLE
-from tests.bench.modes import Bare, Mode, Vfsd
+from tests.bench.modes import Mode, Vfsd
 from tests.bench.results import Results
 from tests.bench.rounds import Turn, paired
 from tests.bench.setting import MARKER, Plan

@@ -6,8 +6,9 @@ import asyncio
 
 from dbus_next import Variant
 
+from tests.bench.bare import Bare
 from tests.bench.bus import Client
-from tests.bench.modes import Bare, Mode, Raw, RawForm, Vfsd
+from tests.bench.modes import Mode, Raw, RawForm, Vfsd
 from tests.bench.results import Results
 from tests.bench.rounds import Samples, Turn, paired
 from tests.bench.setting import Plan

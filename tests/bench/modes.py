@@ -1,12 +1,9 @@
-"""The same machine, started and ended in several ways: bare, by raw systemd calls, by vfsd."""
+"""The same machine, started and ended in several ways: by raw systemd calls, by vfsd, and bare (`bare`)."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +11,15 @@ from typing import Any, Protocol
 
 from dbus_next import Variant
 
+from tests.bench.bare import END_TIMEOUT, own_sockets
 from tests.bench.bus import MANAGER, ROOT, SYSTEMD, VFSD, CallFailed, Client, Gone
 from tests.bench.qmp import Qmp
-from tests.bench.setting import NAME, PREFIX, RUNTIME, Plan, bench_paths, clean_units, vfsd_halted
+from tests.bench.setting import NAME, PREFIX, Plan, bench_paths, clean_units, vfsd_halted
 from vfsd import commands, hardening, names, units
 from vfsd.model import MACHINE_OPTIONS, ShareSpec
 from vfsd.names import Scope
-from vfsd.paths import MachinePaths
 from vfsd.units import Property
 
-END_TIMEOUT = 20.0
 SIGKILL = int(signal.SIGKILL)
 
 
@@ -44,109 +40,6 @@ class Mode(Protocol):
 
     async def abandon(self) -> None:
         """End whatever is left, after a failure too."""
-
-
-def fresh(path: Path) -> Path:
-    """A path at which nothing is."""
-    path.unlink(missing_ok=True)
-    return path
-
-
-def listening(path: Path) -> socket.socket:
-    """A listening socket that children inherit."""
-    made = socket.socket(socket.AF_UNIX)
-    made.bind(str(fresh(path)))
-    made.listen(16)
-    made.set_inheritable(True)
-    return made
-
-
-def connected(path: Path) -> socket.socket:
-    """A connected socket that children inherit."""
-    made = socket.socket(socket.AF_UNIX)
-    made.connect(str(path))
-    made.set_inheritable(True)
-    return made
-
-
-class Bare:
-    """A script: it binds the sockets, spawns each virtiofsd and one QEMU, and waits for them."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._own = bench_paths().machine(NAME)
-        self.console = self._own.console
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._monitor: Qmp | None = None
-
-    async def start(self) -> float:
-        begin = time.perf_counter()
-        plan, paths = self._plan, bench_paths()
-        clients = []
-        for share in plan.spec.shares:
-            path = paths.share_socket(share.name)
-            with listening(path) as server:
-                fd = server.fileno()
-                arguments = plan.virtiofsd_arguments(share, fd, Path(share.source))
-                self._spawn(arguments, [fd], subprocess.DEVNULL)
-                clients.append(connected(path))
-        servers = [listening(path) for path in _own_sockets(self._own)]
-        # QEMU's console ends with its standard input, so that must not end
-        standard_input, kept = os.pipe()
-        fds = [server.fileno() for server in servers]
-        share_fds = [client.fileno() for client in clients]
-        arguments = plan.qemu_arguments(share_fds, commands.MachineSockets(*fds))
-        self._spawn(arguments, [*fds, *share_fds, kept], standard_input)
-        for descriptor in (standard_input, kept):
-            os.close(descriptor)
-        for each in (*servers, *clients):
-            each.close()
-        self._monitor = Qmp.until_running(self._own.monitor)
-        return time.perf_counter() - begin
-
-    async def kill(self) -> float:
-        begin = time.perf_counter()
-        self._processes[-1].kill()
-        return await self._gone(begin)
-
-    async def quit(self) -> float:
-        assert self._monitor
-        begin = time.perf_counter()
-        self._monitor.send("quit")
-        return await self._gone(begin)
-
-    async def abandon(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait(END_TIMEOUT)
-        self._forget()
-
-    async def _gone(self, begin: float) -> float:
-        for process in self._processes:
-            process.wait(END_TIMEOUT)
-        for path in (*RUNTIME.glob("share/*.sock"), *self._own.folder.iterdir()):
-            path.unlink()
-        end = time.perf_counter()
-        self._forget()
-        return end - begin
-
-    def _forget(self) -> None:
-        self._processes.clear()
-        if self._monitor:
-            self._monitor.close()
-            self._monitor = None
-
-    def _spawn(self, arguments: list[str], fds: list[int], standard_input: int) -> None:
-        self._processes.append(
-            subprocess.Popen(
-                arguments,
-                pass_fds=fds,
-                stdin=standard_input,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +126,7 @@ class Raw:
             aux.append([sockets[-1], variants(share_socket(path, stop_when_unneeded=True))])
             aux.append([services[-1], variants(self._service(share))])
         # without a socket unit of its own QEMU binds the monitors and the console itself
-        made = dict(zip(range(-1, -6, -1), _own_sockets(self._own), strict=True))
+        made = dict(zip(range(-1, -6, -1), own_sockets(self._own), strict=True))
         arguments = plan.qemu_arguments(range(3, 3 + len(opened)), commands.MachineSockets(*made))
         for fd, path_of in made.items():
             arguments = [word.replace(f"fd={fd},", f"path={path_of},") for word in arguments]
@@ -279,11 +172,6 @@ class Raw:
         )
         made = [[_renamed(unit.name), variants(unit.properties)] for unit in (machine, *own, *aux)]
         return made[0], made[1:]
-
-
-def _own_sockets(own: MachinePaths) -> tuple[Path, ...]:
-    """Those of `commands.MachineSockets`, in its order."""
-    return (own.monitor, own.stop_monitor, own.console, own.console_tap, own.agent)
 
 
 def share_socket(path: str, *, stop_when_unneeded: bool = False) -> list[Property]:
@@ -334,6 +222,8 @@ class Vfsd:
     client: Client
     options: dict[str, Variant] = field(default_factory=dict)
     """In place of Kernel, Initrd and Append."""
+    further: dict[str, Variant] = field(default_factory=dict)
+    """Options besides all these."""
     console: Path = Path("/run/vfsd/machine") / NAME / "console"
 
     async def define(self) -> None:
@@ -345,7 +235,9 @@ class Vfsd:
             "Memory": _option(spec, "Memory"),
             "Accelerator": _option(spec, "Accelerator"),
             "Shares": Variant("a(ssa{sv})", shares),
+            "SparePorts": _option(spec, "SparePorts"),
             **wanted,
+            **self.further,
         }
         await self._manager("CreateMachine", "sa{sv}", NAME, options)
 

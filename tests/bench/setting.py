@@ -15,7 +15,7 @@ from vfsd import commands, guest
 from vfsd.commands import Boot, MachineArchitecture, MachineSockets, QemuPlan, ShareDevice
 from vfsd.discovery import find_qemu, find_virtiofsd
 from vfsd.guest.command_line import escape
-from vfsd.model import MachineSpec, ShareSpec
+from vfsd.model import SPARE_PORTS, MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.paths import Paths
 
@@ -45,7 +45,7 @@ class Plan:
     virtiofsd: Path
 
     @classmethod
-    def make(cls, shares: int, command: str | None = None) -> Plan:
+    def make(cls, shares: int, command: str | None = None, spare_ports: int = SPARE_PORTS) -> Plan:
         """:param command: what the guest runs in place of its shell."""
         sources = [SOURCES / f"s{number}" for number in range(shares)]
         for source in sources:
@@ -63,6 +63,7 @@ class Plan:
                 "Initrd": ("s", str(built.initrd)),
                 "Append": ("s", " ".join(append)),
                 "Accelerator": ("s", "tcg"),
+                "SparePorts": ("u", spare_ports),
                 "Shares": ("a(ssa{sv})", [[str(source), "", {}] for source in sources]),
             },
         )
