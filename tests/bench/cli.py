@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
 
-from tests.bench import calls, daemon, deaths, guests, machines, many
+from tests.bench import calls, daemon, deaths, guests, heals, machines, many, plugging, refreshes
 from tests.bench.bus import BUS, SYSTEMD, VFSD, Client
 from tests.bench.results import Results, table
 from tests.bench.rounds import progress
@@ -64,6 +64,18 @@ async def _deaths(results: Results, client: Client, rounds: int, _full: bool) ->
     await deaths.measure(results, client, rounds)
 
 
+async def _plugging(results: Results, client: Client, rounds: int, _full: bool) -> None:
+    await plugging.measure(results, client, rounds * 2)
+
+
+async def _heals(results: Results, client: Client, rounds: int, _full: bool) -> None:
+    await heals.measure(results, client, rounds)
+
+
+async def _refreshes(results: Results, client: Client, rounds: int, _full: bool) -> None:
+    await refreshes.measure(results, client, rounds)
+
+
 async def _daemon(results: Results, _client: Client, rounds: int, full: bool) -> None:
     await daemon.measure(results, rounds, 30.0 if full else 10.0)
 
@@ -75,6 +87,9 @@ SECTIONS: dict[str, Section] = {
     "deaths": _deaths,
     "shares": _many,
     "guests": _guests,
+    "plugging": _plugging,
+    "heals": _heals,
+    "refreshes": _refreshes,
 }
 
 

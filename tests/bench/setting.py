@@ -91,6 +91,7 @@ class Plan:
             has_hub=True,
             has_panic_device=True,
             has_panic_exit=True,
+            has_shared_ram=True,
             display=Path(),
         )
         return commands.qemu_arguments(spec, plan)

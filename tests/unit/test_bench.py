@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from dbus_next import Message
+from dbus_next import Message, Variant
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bench.bus import parse_header
+from tests.bench.by_hand import free_slot
+from tests.bench.heals import degraded_in, shares_for
+from tests.bench.qmp import request, seconds_of
+from tests.bench.refreshes import SECTION, tell
 from tests.bench.results import Results, Row, cells, milliseconds, number, table
 from tests.bench.stats import Goal, Spread, Verdict, median, quantile, ratios, spread, turn_order
+from vfsd.healing import ATTEMPTS
+from vfsd.model import SPARE_PORTS_MAX
 
 TIMES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=30)
 
@@ -145,3 +152,81 @@ def test_a_reply_is_known_by_its_serial() -> None:
     reply.serial = 9
     header = parse_header(bytes(reply._marshall()))
     assert (header.reply_serial, header.error_name, header.body()) == (5, "org.example.Error", ["why"])
+
+
+def test_a_command_has_arguments_only_if_it_is_given_some() -> None:
+    assert json.loads(request("quit", {})) == {"execute": "quit"}
+    assert request("quit", {}).endswith(b"}\n")
+    asked = json.loads(request("guest-exec", {"path": "/bin/sh", "capture-output": True}))
+    assert asked["arguments"] == {"path": "/bin/sh", "capture-output": True}
+
+
+def test_the_time_between_two_events_is_exact_to_the_microsecond() -> None:
+    stop = {"event": "STOP", "timestamp": {"seconds": 1_700_000_000, "microseconds": 999_000}}
+    resume = {"event": "RESUME", "timestamp": {"seconds": 1_700_000_001, "microseconds": 5_000}}
+    assert seconds_of(resume) - seconds_of(stop) == pytest.approx(0.006, abs=1e-6)
+
+
+@given(st.sets(st.integers(min_value=0, max_value=40)))
+def test_a_free_slot_is_the_first_that_is_not_taken(taken: set[int]) -> None:
+    slot = free_slot(taken)
+    assert slot not in taken
+    assert set(range(slot)) <= taken
+
+
+@given(st.integers(min_value=1, max_value=SPARE_PORTS_MAX - ATTEMPTS))
+def test_no_share_is_killed_more_often_than_it_is_healed(turns: int) -> None:
+    count = shares_for(turns)
+    killed = Counter(number % count for number in range(turns))
+    assert max(killed.values()) <= ATTEMPTS
+    assert turns <= count * ATTEMPTS <= SPARE_PORTS_MAX
+
+
+def test_more_turns_than_a_machine_has_slots_are_refused() -> None:
+    with pytest.raises(ValueError, match="slots"):
+        shares_for(SPARE_PORTS_MAX)
+
+
+@pytest.mark.parametrize(
+    ("member", "changed", "found"),
+    [
+        ("PropertiesChanged", {"Degraded": Variant("b", True)}, True),
+        ("PropertiesChanged", {"Degraded": Variant("b", False), "Reason": Variant("s", "")}, False),
+        ("PropertiesChanged", {"Reason": Variant("s", "")}, None),
+        ("StateChanged", {}, None),
+    ],
+)
+def test_a_change_of_degraded_is_told_from_all_others(
+    member: str, changed: dict[str, Variant], found: bool | None
+) -> None:
+    message = Message.new_signal(
+        "/org/vfsd1/machine/bench",
+        "org.freedesktop.DBus.Properties",
+        member,
+        "sa{sv}as",
+        ["org.vfsd1.Machine", changed, []],
+    )
+    message.serial = 3
+    assert degraded_in(parse_header(bytes(message._marshall()))) is found
+
+
+BY_HAND = {"downtime": [0.01, 0.0], "still": [0.011, 0.009], "resumed": [0.07, 0.06], "whole": [0.1, 0.2]}
+
+
+def test_a_refresh_is_compared_by_the_time_from_stop_to_resume() -> None:
+    results = Results()
+    tell(results, {"still": [0.022, 0.018], "whole": [0.3, 0.4]}, BY_HAND, "")
+    found = {row.what: row for row in results.rows}
+    assert {row.section for row in results.rows} == {SECTION}
+    assert found["guest stands still: vfsd / by hand"].value.median == pytest.approx(2.0)
+    assert found["whole: vfsd / by hand"].value.median == pytest.approx(2.5)
+    assert found["by hand: guest stands still, from STOP to RESUME"].value.median == pytest.approx(10.0)
+
+
+def test_a_vfsd_that_can_not_refresh_is_told_beside_what_was_done_by_hand() -> None:
+    results = Results()
+    tell(results, {}, BY_HAND, "vfsd: not supported")
+    assert [row.unit for row in results.rows] == ["ms"] * 4
+    assert {row.note for row in results.rows} == {"vfsd: not supported"}
+    tell(results, {}, {}, "")
+    assert len(results.rows) == 4
