@@ -342,11 +342,11 @@ def forward_rule(text: str) -> str:
 
 
 def _share(share: ShareDevice, *, bridged: bool) -> list[str]:
-    place = ",".join(f"{key}={value}" for key, value in devices.place(share.slot, bridged=bridged).items())
-    device = f"vhost-user-fs-pci,id={devices.device_id(share.slot)},chardev={devices.chardev_id(share.slot)}"
+    properties = devices.properties(share.slot, share.tag, bridged=bridged)
+    device = ",".join(f"{key}={escape(value)}" for key, value in properties.items())
     return [
         *("-chardev", f"socket,id={devices.chardev_id(share.slot)},{share.chardev}"),
-        *("-device", f"{device},tag={escape(share.tag)},{place}"),
+        *("-device", f"vhost-user-fs-pci,{device}"),
     ]
 
 

@@ -63,7 +63,7 @@ async def detach(machine: Lifecycle, share: Share) -> None:
     taken: list[GuestMount] = []
     try:
         if machine.inside.ready:
-            await machine.inside.query()
+            await machine.inside.query_mounts()
             mounts = [mount for mount in machine.inside.mounts if mount.tag == plugged.tag]
             for mount in reversed(mounts):  # what was mounted last may lie inside of the others
                 await machine.inside.unmount(mount.mount_point)
@@ -142,8 +142,8 @@ async def plug(context: Context, machine: Lifecycle, share: Share, tag: str) -> 
             " and start it again"
         )
     qemu = await context.host.qemu()
-    where = devices.place(slot, bridged=MachineArchitecture.of(qemu.arch).bridged)
-    device, chardev = devices.device_id(slot), devices.chardev_id(slot)
+    properties = devices.properties(slot, tag, bridged=MachineArchitecture.of(qemu.arch).bridged)
+    chardev = devices.chardev_id(slot)
     execute = machine.qemu.execute
     with _connection(share.name, share.socket_path) as descriptor:
         await machine.qemu.monitor.pass_fd(chardev, descriptor)
@@ -159,7 +159,7 @@ async def plug(context: Context, machine: Lifecycle, share: Share, tag: str) -> 
             await execute("closefd", fdname=chardev)
         raise
     try:
-        await execute("device_add", driver="vhost-user-fs-pci", id=device, chardev=chardev, tag=tag, **where)
+        await execute("device_add", driver="vhost-user-fs-pci", **properties)
     except BaseException:
         with contextlib.suppress(MonitorFailed):
             await execute("chardev-remove", id=chardev)

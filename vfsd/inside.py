@@ -30,29 +30,39 @@ _SYSTEM_MAX = 256
 _SHELL = "/bin/sh"
 _PATH_MAX = 4096
 """Bytes of a path, and characters of options (PATH_MAX, a page: mount(2))."""
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _MOUNTS = "/proc/1/mountinfo"
-
+_OCTAL = re.compile(r"\\([0-7]{3})")
 # A device that was plugged just now may not be known to the guest's file system yet.
 _MOUNT = """
-[ -d "$2" ] || mkdir -p -- "$2" || exit
-left=10
-until said=$(mount -t virtiofs -o "$3" -- "$1" "$2" 2>&1); do
-	code=$? left=$((left - 1))
-	[ $left -gt 0 ] || { echo "$said" >&2; exit $code; }
-	sleep 0.1
-done
+work() {
+	[ -d "$2" ] || mkdir -p -- "$2" || return
+	left=10
+	until said=$(mount -t virtiofs -o "$3" -- "$1" "$2" 2>&1); do
+		code=$? left=$((left - 1))
+		[ $left -gt 0 ] || { echo "$said" >&2; return $code; }
+		sleep 0.1
+	done
+}
 """
-_UNMOUNT = 'exec umount -- "$1"'
+_UNMOUNT = 'work() { umount -- "$1"; }'
+_TOUCH = 'for place; do df -- "$place" </dev/null >/dev/null 2>&1 & done'
+_AND_TELL = f"""
+work "$@"
+code=$?
+cat {_MOUNTS}
+exit $code
+"""
 # The file system is dead: what waits for its answer waits for ever. So nothing here looks at it, and umount is not
 # waited for; it has taken the mount away long before it says its last words to virtiofsd.
 _REMOUNT = """
+mounts() { mounts=0; while read -r _; do mounts=$((mounts + 1)); done </proc/self/mountinfo; }
 count=$1
 shift
 while [ $count -gt 0 ]; do
+	mounts
+	before=$mounts left=50
 	umount -l -- "$1" &
-	child=$! left=20
-	while [ $left -gt 0 ] && kill -0 $child 2>/dev/null; do sleep 0.05; left=$((left - 1)); done
+	while [ $left -gt 0 ] && mounts && [ $mounts -ge $before ]; do sleep 0.02; left=$((left - 1)); done
 	shift
 	count=$((count - 1))
 done
@@ -91,6 +101,8 @@ class Inside:
         self._agent: Agent | None = None
         self._ready = asyncio.Event()
         self._greeting: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
+        """Held from the question for the mounts to what becomes of the answer: no older one comes after it."""
         self.system = ""
         self.mounts: list[GuestMount] = []
         """In the order in which they were mounted."""
@@ -154,6 +166,11 @@ class Inside:
                 self.system = _system(answer)
             await self._query_mounts()
 
+    async def query_mounts(self) -> None:
+        """Ask for the mounts anew. :raise VfsdError: the agent does not answer."""
+        async with self._judged(self._require()):
+            await self._query_mounts()
+
     async def execute(
         self, arguments: Sequence[str], data: bytes, environment: Sequence[str], timeout: float
     ) -> Done:
@@ -164,7 +181,6 @@ class Inside:
 
     async def set_time(self) -> None:
         """Tell a guest what time it is that stood still for long, if it has an agent that takes it."""
-        await self.wait_ready(AGENT_TIMEOUT)
         with contextlib.suppress(VfsdError):
             await self._require().command("guest-set-time", time=time.time_ns())
 
@@ -172,20 +188,27 @@ class Inside:
         """Ask the guest to power off; it says nothing if it does. :raise VfsdError: it could not be asked."""
         await self._require().tell("guest-shutdown", timeout, mode="powerdown")
 
+    async def touch_shares(self) -> None:
+        """Make the guest ask something of each share that is mounted: virtiofsd looks at all that waits for it then.
+
+        To be done when the guest was moved, since notice of a request may have been lost on the way.
+        """
+        with contextlib.suppress(VfsdError):
+            await self.query_mounts()
+            await self._script(_TOUCH, *(mount.mount_point for mount in self.mounts))
+
     # mounting
 
     async def mount(self, tag: str, mount_point: str, options: str) -> None:
         """Mount a share. :raise VfsdError: the guest did not."""
-        done = await self._script(_MOUNT, tag, mount_point, options)
-        await self._query_mounts()
+        done = await self._change_mounts(_MOUNT, tag, mount_point, options)
         there = any((mount.tag, mount.mount_point) == (tag, mount_point) for mount in self.mounts)
         if done.status and not there:
             raise GuestTimeout(f"{self._who} did not mount it at {mount_point}: {_words(done)}")
 
     async def unmount(self, mount_point: str) -> None:
         """Unmount a share. :raise ShareBusy: processes in the guest use it. VfsdError: the guest did not."""
-        done = await self._script(_UNMOUNT, mount_point)
-        await self._query_mounts()
+        done = await self._change_mounts(_UNMOUNT, mount_point)
         if not done.status or not any(mount.mount_point == mount_point for mount in self.mounts):
             return
         words = _words(done)
@@ -276,10 +299,22 @@ class Inside:
     async def _script(self, script: str, *arguments: str) -> Done:
         return await self._require().execute([_SHELL, "-c", script, _SHELL, *arguments])
 
+    async def _change_mounts(self, script: str, *arguments: str) -> Done:
+        """Run a script that defines the function `work`, and learn what is mounted after it."""
+        async with self._asking:
+            done = await self._script(script + _AND_TELL, *arguments)
+            if done.output:
+                self.mounts = parse_mounts(done.output.decode(errors="replace"))
+                self.tell()
+        if not done.output:
+            await self._query_mounts()
+        return done
+
     async def _query_mounts(self) -> None:
-        text = await self._require().read_file(_MOUNTS)
-        self.mounts = parse_mounts(text.decode(errors="replace"))
-        self.tell()
+        async with self._asking:
+            text = await self._require().read_file(_MOUNTS)
+            self.mounts = parse_mounts(text.decode(errors="replace"))
+            self.tell()
 
     def tell(self) -> None:
         """Tell of the machine, and its shares where they are mounted."""
@@ -312,7 +347,7 @@ def _plain(text: str) -> str:
 
 
 def _words(done: Done) -> str:
-    return clean((done.errors or done.output).decode(errors="replace"), 200) or f"exit code {done.status}"
+    return clean(done.errors.decode(errors="replace"), 200) or f"exit code {done.status}"
 
 
 def _system(answer: Any) -> str:

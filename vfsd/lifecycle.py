@@ -16,7 +16,7 @@ from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
 from vfsd.follower import Follower
-from vfsd.inside import Inside
+from vfsd.inside import AGENT_TIMEOUT, Inside
 from vfsd.journal import INFO, MessageId, Pace
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.names import FIRST
@@ -74,7 +74,13 @@ class Lifecycle(Condition):
                 raise WrongState(f'machine "{self.name}" {what}; only one that is suspended can be thawed')
             self.paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
             await self._come_up(known.predecessor(saved.link(self._context, self)))
-            self._context.spawn(self.inside.set_time())
+            self._context.spawn(self._wake_up())
+
+    async def _wake_up(self) -> None:
+        """What a guest needs that was asleep, if it has an agent."""
+        await self.inside.wait_ready(AGENT_TIMEOUT)
+        await self.inside.set_time()
+        await self.inside.touch_shares()
 
     async def _come_up(self, before: Predecessor | None = None) -> None:
         """:param before: whose guest it goes on with; without, it boots."""

@@ -82,6 +82,7 @@ class Machine(Adoption):
             self._require_live("refreshed")
             await refresh.refresh(self._context, self)
             self.console.moved()
+            self._context.spawn(self.inside.touch_shares())
             await self.examine()
 
     async def suspend(self) -> None:

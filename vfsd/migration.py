@@ -17,8 +17,9 @@ from typing import Any
 from vfsd.errors import MonitorFailed
 from vfsd.qmp import Monitor
 
-_FIRST_LOOK, _LAST_LOOK = 0.002, 0.05
-"""Seconds between looks at how far it is; they double from the one to the other."""
+_FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.002, 0.02, 1.05
+"""Seconds between looks at how far it is, which grow from the one to the other: when all is sent, the guest stands
+still."""
 _CANCEL_TIMEOUT = 5.0
 """Seconds in which QEMU must have given a migration up."""
 _FULL_SPEED = 1 << 40
@@ -137,7 +138,7 @@ async def _until(done: Callable[[], Awaitable[bool]]) -> None:
     delay = _FIRST_LOOK
     while not await done():
         await asyncio.sleep(delay)
-        delay = min(delay * 2, _LAST_LOOK)
+        delay = min(delay * _GROWTH, _LAST_LOOK)
 
 
 async def _look(monitor: Monitor) -> Mapping[str, Any]:

@@ -139,7 +139,8 @@ def test_each_share_is_one_device_with_its_tag(tags: list[str]) -> None:
     ]
     assert [device["tag"] for device in devices] == tags
     assert all(
-        set(device) == {"vhost-user-fs-pci", "id", "chardev", "tag", "bus", "addr"} for device in devices
+        set(device) == {"vhost-user-fs-pci", "id", "chardev", "tag", "event_idx", "bus", "addr"}
+        for device in devices
     )
     chardevs = {unescape(v)["id"]: unescape(v) for v in values(arguments, "-chardev")}
     assert [chardevs[device["chardev"]]["fd"] for device in devices] == [str(7 + n) for n in range(len(tags))]

@@ -104,9 +104,10 @@ def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
     shares = [ShareDevice(tag=tag, slot=n, fd=17 + n, path=Path("/x")) for n, tag in enumerate(tags)]
     arguments = built(dataclasses.replace(PLAN, shares=shares, slots=len(shares)))
     devices = [d for d in values(arguments, "-device") if d.startswith("vhost-user-fs-pci,")]
-    # a tag adds no option of its own: driver, id, chardev, tag, bus, address
+    # a tag adds no option of its own: driver, id, chardev, tag, event_idx, bus, address
     assert [split(d)[3] for d in devices] == [f"tag={tag}" for tag in tags]
-    assert [split(d)[4:] for d in devices] == [["bus=bridge0", f"addr={n + 1:#x}"] for n in range(len(tags))]
+    assert {split(d)[4] for d in devices} <= {"event_idx=off"}, "a lost kick would be lost for ever"
+    assert [split(d)[5:] for d in devices] == [["bus=bridge0", f"addr={n + 1:#x}"] for n in range(len(tags))]
     assert [f"fd={17 + n}" for n in range(len(tags))] == [
         part
         for value in values(arguments, "-chardev")
