@@ -71,6 +71,7 @@ class Adoption(Lifecycle):
         self.layout = Layout.read(self.memory.layout)
         self.refresh_downtime_usec = self.memory.downtime_usec
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING
+        self._context.registrar.register(self.name, self.unit)
         for share in self.shares:
             share.suffix = self.suffix
             share.adopt()

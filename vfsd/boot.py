@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import socket
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import commands, power_off, root_share, ssh, told, units
+from vfsd import commands, ctrl_alt_del, power_off, root_share, ssh, told, units
 from vfsd.commands import Boot, Incoming, MachineArchitecture, QemuPlan, ShareDevice
 from vfsd.context import Context
 from vfsd.devices import Layout
@@ -19,6 +20,7 @@ from vfsd.errors import InvalidArgs, PrerequisiteMissing
 from vfsd.model import Firmware
 from vfsd.mounting import own_options
 from vfsd.names import FIRST
+from vfsd.paths import MachinePaths
 from vfsd.share import Share
 from vfsd.units import FIRST_SHARE_FD, SOCKETS, Place, Unit
 
@@ -111,6 +113,7 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         context.paths,
         open_files=open_files,
         suffix=suffix,
+        reboot_command=await _prepare_leader(context, spec.name, paths),
     )
     return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout, ssh_address, reserved)
 
@@ -189,6 +192,15 @@ async def _ssh_address(machine: Lifecycle) -> tuple[str, list[socket.socket]]:
     port = machine.memory.ssh.rpartition(":")[2]
     held = await asyncio.to_thread(ssh.reserve_port, int(port) if port.isdecimal() else 0)
     return f"{ssh.LOOPBACK}:{held.getsockname()[1]}", [held]
+
+
+async def _prepare_leader(context: Context, name: str, paths: MachinePaths) -> list[str]:
+    """What a leader that is to run beside QEMU runs for a reboot, its FIFO made; [] if none is to run."""
+    if not await context.registrar.wants(name):
+        return []
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(paths.leader_input, 0o600)
+    return [sys.executable, "-I", "-S", ctrl_alt_del.__file__, str(paths.stop_monitor)]
 
 
 def _check_interface(machine: Lifecycle) -> None:

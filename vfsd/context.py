@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from vfsd.journal import Journal
 from vfsd.names import Scope
 from vfsd.paths import Paths
+from vfsd.registrar import NoRegistrar, Registrar
 from vfsd.store import Store
 from vfsd.supervisor import Supervisor
 
@@ -52,6 +53,7 @@ class Context:
     journal: Journal
     host: Host
     listeners: list[Listener] = field(default_factory=list)
+    registrar: Registrar = field(default_factory=NoRegistrar)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -201,6 +201,7 @@ class Lifecycle(Condition):
             suffix=suffix, invocation=status.invocation, console=launch.console, downtime_usec=downtime_usec
         )
         self.inside.moved()
+        self._context.registrar.register(self.name, self.unit)
         self.unit_changed(self.unit, status)
         return before
 
@@ -289,6 +290,7 @@ class Lifecycle(Condition):
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
         self.qemu.follow()
+        self._context.registrar.register(self.name, self.unit)
 
     async def _take_in(self, monitor: Monitor) -> None:
         """Let the guest that QEMU reads go on; what is saved is that guest no longer."""
@@ -377,6 +379,7 @@ class Lifecycle(Condition):
         self._force = None
         self.qemu.leave()
         self.inside.forget()
+        self._context.registrar.forget(self.name)
         self.paths.deadline.unlink(missing_ok=True)
         credentials.remove(self.paths.credentials)
         self.main_pid = self.refresh_downtime_usec = 0

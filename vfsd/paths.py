@@ -160,6 +160,11 @@ class MachinePaths:
         return self._own("stdin")
 
     @property
+    def leader_input(self) -> Path:
+        """FIFO that the machine's leader reads, to which nobody writes."""
+        return self.folder / "leader"
+
+    @property
     def credentials(self) -> Path:
         """Folder with the guest's credentials, while QEMU starts."""
         return self.folder / "credentials"

@@ -27,6 +27,7 @@ from vfsd.context import Context, Thing
 from vfsd.errors import VfsdError
 from vfsd.host import Host
 from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, log_to_journal
+from vfsd.machined import Machined
 from vfsd.names import Scope
 from vfsd.paths import Paths
 from vfsd.registry import Registry
@@ -103,6 +104,8 @@ class Service:
         paths.make()
         self._journal = Journal(scope)
         self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
+        self._machined = Machined(self._connection, self._systemd, self._context)
+        self._context.registrar = self._machined
         self._registry = Registry(self._context)
         self._watch: FileWatch | None = None
 
@@ -141,7 +144,7 @@ class Service:
 
     async def _come_up(self) -> Dispatcher | None:
         """Find everything again, then take the name: callers get in as soon as the name exists."""
-        await self._systemd.subscribe()
+        await asyncio.gather(self._systemd.subscribe(), self._machined.subscribe())
         await self._systemd.enumerate()
         await self._registry.adopt()
         interfaces = interface.load(find_interfaces())

@@ -51,6 +51,15 @@ class Command:
     """µs since the epoch (CLOCK_REALTIME); 0 if it was not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of a unit."""
+
+    pid: int
+    command: str
+    """Its command line, quoted where that is needed."""
+
+
 UnitWatcher = Callable[[str, UnitStatus], None]
 """Called with a unit's name and its status; of a unit that systemd forgot, the last known, inactive."""
 

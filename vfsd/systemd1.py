@@ -12,7 +12,7 @@ from vfsd import names
 from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.incoming import Incoming
-from vfsd.supervisor import Command, SupervisorError, UnitStatus, UnitWatcher
+from vfsd.supervisor import Command, Process, SupervisorError, UnitStatus, UnitWatcher
 from vfsd.units import Unit
 
 log = logging.getLogger(__name__)
@@ -228,6 +228,11 @@ class Systemd:
             raise SupervisorError(error.message) from None
         return Command(commands.value[0][1] if commands.value else [], started.value)
 
+    async def processes(self, unit: str) -> list[Process]:
+        """The processes of a unit. :raise SupervisorError: it is not loaded."""
+        [found] = await self._call("GetUnitProcesses", "s", [unit])
+        return [Process(pid, command) for _, pid, command in found]
+
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
         try:
@@ -260,7 +265,7 @@ class Systemd:
                 return unit.name
         return ""
 
-    async def _call(self, member: str, signature: str, body: Sequence[object] | bytes) -> list[object]:
+    async def _call(self, member: str, signature: str, body: Sequence[object] | bytes) -> list[Any]:
         try:
             return await self._connection.call(*_MANAGER, member, signature, body)
         except CallError as error:

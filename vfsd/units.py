@@ -21,6 +21,7 @@ How the units hold together, and why (each point was found by running it):
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,11 @@ CONSOLE_INPUT_FD = 3
 """Descriptors of the machine's own socket unit, in the order of its Listen: this, then those for QEMU."""
 SOCKETS = MachineSockets(*range(4, 9))
 FIRST_SHARE_FD = 9
+
+LEADER = Path(__file__).with_name("leader.sh")
+"""What runs beside QEMU for systemd-machined."""
+_POWER_OFF_SIGNAL = signal.SIGRTMIN + 4
+"""What machined sends to the leader of a machine that is to power off: systemd(1) takes it for that too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +144,14 @@ def machine_units(
     *,
     open_files: bool,
     suffix: str = FIRST,
+    reboot_command: Sequence[str] = (),
 ) -> tuple[Unit, list[Unit]]:
     """The machine's service, and its socket and slice, which go before the shares' units in the call.
 
     :param share_names: the shares in the order of QEMU's descriptors.
     :param open_files: whether this systemd has OpenFile= (253 and later).
+    :param reboot_command: what asks the guest to reboot, for a leader that is to run beside QEMU; its FIFO exists
+        then.
     """
     own = paths.machine(spec.name, suffix)
     sockets = [names.share_socket_unit(share, suffix) for share in share_names]
@@ -159,7 +168,7 @@ def machine_units(
         ("After", "as", [socket, *sockets, *services]),
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", names.machine_slice(spec.name)),
-        ("KillMode", "s", "mixed"),
+        ("KillMode", "s", "control-group"),  # QEMU's end is that of the leader too
         ("UMask", "u", 0o077),  # for the display's socket
         ("TimeoutStopUSec", "t", spec.shutdown_timeout_usec + STOP_GRACE_USEC),
         ("SyslogIdentifier", "s", f"vfsd-{spec.name}"),
@@ -173,6 +182,9 @@ def machine_units(
         opened = [[path, f"share{number}", 0] for number, path in enumerate(paths_of)]
         properties.append(("OpenFile", "a(sst)", opened))
     unit = Unit(names.machine_unit(spec.name, suffix), properties)
+    if reboot_command:
+        beside = leader_command(unit.name, own, scope, reboot_command)
+        properties.append(("ExecStartPostEx", "a(sasas)", command(beside, "ignore-failure", "privileged")))
     return unit, [_machine_slice(spec), _machine_socket(spec, own)]
 
 
@@ -224,6 +236,16 @@ def with_console_input(arguments: Sequence[str]) -> list[str]:
     do the same, were it not that systemd applies it to ExecStop= too, to which it passes no sockets.
     """
     return ["/bin/sh", "-c", f'exec "$0" "$@" <&{CONSOLE_INPUT_FD} {CONSOLE_INPUT_FD}<&-', *arguments]
+
+
+def leader_command(unit: str, own: MachinePaths, scope: Scope, reboot_command: Sequence[str]) -> list[str]:
+    """What ExecStartPost= runs: leaves the machine's leader behind, for systemd-machined. See leader.sh.
+
+    It runs outside QEMU's sandbox, which need not be set up once more for it. A shell would ignore SIGINT in what it
+    leaves in the background, for good; setsid doesn't.
+    """
+    told = [unit, f"--{scope}", str(own.leader_input), str(_POWER_OFF_SIGNAL), *reboot_command]
+    return ["/bin/sh", "-c", 'exec setsid --fork "$0" "$@"', "/bin/sh", str(LEADER), *told]
 
 
 def qemu_of(command: Sequence[str]) -> str:

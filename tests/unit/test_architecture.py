@@ -33,12 +33,14 @@ LAYERS = [
         "binaries",
         "kernel_image",
         "power_off",
+        "ctrl_alt_del",
         "lean",
     },
     {"model"},
     {"commands", "units", "hardening", "config", "store"},
     {
         "supervisor",
+        "registrar",
         "outcome",
         "journal",
         "qmp",
@@ -61,7 +63,7 @@ LAYERS = [
         *("refresh", "outdated", "adoption", "saved"),
     },
     {"registry"},
-    {"bus", "systemd1", "prerequisites"},
+    {"bus", "systemd1", "machined", "prerequisites"},
     {"service"},
 ]
 """Each may import from its own layer and those before."""
