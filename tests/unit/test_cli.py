@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -28,6 +30,7 @@ from vfsd.cli import (
     values,
     view,
     visitor,
+    vsock_proxy,
 )
 from vfsd.cli.errors import CallFailed, CliError, Exit, Unreachable, explain, explain_unreachable
 from vfsd.cli.main import main
@@ -197,9 +200,48 @@ def test_how_ssh_is_called() -> None:
     assert called[-4:] == ["--", "::1", "-x", "a b"]
     assert called[called.index("-i") + 1] == "/k e y"
     assert called[called.index("-p") + 1] == "2222"
-    for elsewhere in ("vsock:3", "", "host"):
+    for elsewhere in ("vsock:", "", "host", ":22", "vsock:x"):
         with pytest.raises(CliError, match="can't go"):
             ssh.arguments(Path("/k"), "dev", elsewhere, ())
+
+
+def test_how_ssh_is_called_over_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/a %b/python3")
+    called = ssh.arguments(Path("/k"), "dev", "vsock:4711", ("id",))
+    assert called[-3:] == ["--", "vsock/4711", "id"]
+    assert "-p" not in called
+    assert "ProxyUseFdpass=yes" in called
+    [proxy] = [word.removeprefix("ProxyCommand=") for word in called if word.startswith("ProxyCommand=")]
+    words = shlex.split(proxy.replace("%%", "%"))
+    assert (words[0], words[-2:]) == ("/opt/a %b/python3", ["4711", "22"])
+    assert words[-3] == vsock_proxy.__file__
+
+
+def test_a_connection_is_handed_to_ssh() -> None:
+    guest, connection = socket.socketpair()
+    mine, output = socket.socketpair()
+    with guest, mine:
+        with connection:
+            vsock_proxy.hand_over(connection, output.detach())
+        _, [descriptor], _, _ = socket.recv_fds(mine, 1, 2)
+        with socket.socket(fileno=descriptor) as got:
+            guest.send(b"SSH-2.0")
+            assert got.recv(16) == b"SSH-2.0"
+        assert guest.recv(1) == b"", "nobody else has it open"
+
+
+def test_a_guest_that_is_not_there() -> None:
+    """With the real AF_VSOCK, if this kernel has it: no guest has the last CID."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", vsock_proxy.__file__, str(0xFFFFFFFE), "22"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("port 22 of vsock:4294967294 can't be reached: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

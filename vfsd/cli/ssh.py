@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
     """Log in to the guest of the machine NAME as root, or run COMMAND there, by ssh(1).
 
     The machine must have been started with the option SSH, and its guest run an SSH server; one with systemd 252 or
-    later takes the key by itself. The exit code is that of ssh.
+    later takes the key by itself. A guest with systemd 256 or later is reached over vsock where this host has it, and
+    others by a forwarded port. The exit code is that of ssh.
     """
 
     async def body(client: Client) -> dict[str, Any]:
@@ -53,8 +55,9 @@ def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
         raise CliError(f"{name} has no SSH", "its guest has no key of vfsd's; make the machine with --ssh.")
     if not found["SSHAddress"]:
         raise CliError(
-            f"no port leads to the guest of {name}",
-            "on a network of its own call ssh with the guest's address; otherwise use --network user.",
+            f"no way leads to the guest of {name}",
+            "on a network of its own call ssh with the guest's address; otherwise use --network user, or wait "
+            "until a guest with systemd 256 says over vsock that it listens.",
         )
     key = Paths.of(session.scope).ssh_key
     if not os.access(key, os.R_OK):
@@ -69,14 +72,26 @@ def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
 def arguments(key: Path, name: str, address: str, command: tuple[str, ...]) -> list[str]:
     """The command line of ssh.
 
-    :param address: HOST:PORT; an IPv6 address in brackets.
-    :raise CliError: it is none.
+    :param address: vsock:CID, or HOST:PORT; an IPv6 address in brackets.
+    :raise CliError: it is neither.
     """
     host, _, port = address.rpartition(":")
-    if host in ("", "vsock") or not port.isdecimal():
+    if not (host and port.isdecimal()):
         raise CliError(
             f"{name} is at {address}, where this vfsctl can't go", "use one that is as new as vfsd."
         )
-    options = [word for option in (*_OPTIONS, f"HostKeyAlias=vfsd-{name}") for word in ("-o", option)]
-    login = ["-l", "root", "-p", port, "-i", str(key)]
+    words = [*_OPTIONS, f"HostKeyAlias=vfsd-{name}"]
+    login = ["-l", "root", "-i", str(key)]
+    if host == "vsock":
+        words += [f"ProxyCommand={_proxy(port)}", "ProxyUseFdpass=yes"]
+        host = f"vsock/{port}"
+    else:
+        login += ["-p", port]
+    options = [word for option in words for word in ("-o", option)]
     return ["ssh", *options, *login, "--", host.strip("[]"), *command]
+
+
+def _proxy(cid: str) -> str:
+    """What connects ssh to a guest; ssh replaces % in it, and calls a shell."""
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("vsock_proxy.py")), cid, "22"]
+    return shlex.join(program).replace("%", "%%")
