@@ -68,6 +68,7 @@ class Adoption(Lifecycle):
         self.accelerator = self.memory.accelerator
         self.console_path = self._console_path() if self.memory.console else ""
         self.ssh_address = self.memory.ssh
+        self.readiness.adopt()
         self.layout = Layout.read(self.memory.layout)
         self.refresh_downtime_usec = self.memory.downtime_usec
         self.state = MachineState.STOPPING if status.active == "deactivating" else MachineState.RUNNING

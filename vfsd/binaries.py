@@ -121,6 +121,11 @@ class QemuBinary:
         return self.version >= (10, 0)
 
     @property
+    def vsock_device(self) -> bool:
+        """The guest can talk to this host without a network (since 2.8, but a build may leave it out)."""
+        return "vhost-vsock-pci" in self.devices
+
+    @property
     def memory_backend_memfd(self) -> bool:
         """Shared guest memory without a file system behind it."""
         return "memory-backend-memfd" in self.objects

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfsd import commands, ctrl_alt_del, power_off, root_share, ssh, told, units
-from vfsd.commands import Boot, Incoming, MachineArchitecture, QemuPlan, ShareDevice
+from vfsd.commands import Boot, Incoming, MachineArchitecture, QemuPlan, ShareDevice, VsockDevice
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
@@ -23,6 +23,7 @@ from vfsd.names import FIRST
 from vfsd.paths import MachinePaths
 from vfsd.share import Share
 from vfsd.units import FIRST_SHARE_FD, SOCKETS, Place, Unit
+from vfsd.vsock import Address
 
 if TYPE_CHECKING:
     from vfsd.lifecycle import Lifecycle
@@ -45,6 +46,8 @@ class Launch:
     """Where the shares' devices stand."""
     ssh_address: str = ""
     """Where the guest's SSH server will be reached; "" if nowhere."""
+    vsock: Address | None = None
+    """The guest's address there, and the port to which it speaks."""
     reserved: list[socket.socket] = field(default_factory=list)
     """What keeps ports from others until QEMU has them; to be closed then."""
 
@@ -84,7 +87,8 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
     cold = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
     layout = before.layout if before else cold
     architecture = MachineArchitecture.of(qemu.arch)
-    boot = await _boot(context, machine, architecture)
+    vsock = await machine.readiness.prepare() if qemu.vsock_device else None
+    boot = await _boot(context, machine, architecture, vsock)
     lives = before is not None and before.lives
     ssh_address, reserved = (machine.ssh_address, []) if lives else await _ssh_address(machine)
     plan = QemuPlan(
@@ -102,6 +106,7 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         forward=[] if lives else ssh.own_forward(spec, ssh_address),
         has_shared_ram=qemu.shared_ram,
         incoming=before.incoming if before else None,
+        vsock=_vsock_device(vsock, layout, open_files=open_files),
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
     unit, aux = units.machine_units(
@@ -114,8 +119,18 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         open_files=open_files,
         suffix=suffix,
         reboot_command=await _prepare_leader(context, spec.name, paths),
+        vsock=vsock is not None,
     )
-    return Launch(unit, [*aux, *share_units], accelerator, qemu.chardev_hub, layout, ssh_address, reserved)
+    return Launch(
+        unit=unit,
+        aux=[*aux, *share_units],
+        accelerator=accelerator,
+        console=qemu.chardev_hub,
+        layout=layout,
+        ssh_address=ssh_address,
+        vsock=vsock,
+        reserved=reserved,
+    )
 
 
 def _devices(context: Context, layout: Layout, suffix: str, *, open_files: bool) -> list[ShareDevice]:
@@ -130,7 +145,15 @@ def _devices(context: Context, layout: Layout, suffix: str, *, open_files: bool)
     ]
 
 
-async def _boot(context: Context, machine: Lifecycle, architecture: MachineArchitecture) -> Boot:
+def _vsock_device(address: Address | None, layout: Layout, *, open_files: bool) -> VsockDevice | None:
+    if address is None:
+        return None
+    return VsockDevice(address.cid, FIRST_SHARE_FD + len(layout.plugs) if open_files else None)
+
+
+async def _boot(
+    context: Context, machine: Lifecycle, architecture: MachineArchitecture, vsock: Address | None
+) -> Boot:
     spec = machine.spec
     if spec.builtin:
         boot, what = await _builtin(context, machine), told.Told()
@@ -141,7 +164,7 @@ async def _boot(context: Context, machine: Lifecycle, architecture: MachineArchi
         boot = await _own_boot(context, machine, root, what.arguments)
     keys = [await context.host.ssh_key()] if spec.ssh else []
     folder = context.paths.machine(spec.name).credentials
-    passed = await told.pass_credentials(spec, what, keys, architecture, folder)
+    passed = await told.pass_credentials(spec, what, keys, vsock, architecture, folder)
     return dataclasses.replace(boot, credentials=passed)
 
 

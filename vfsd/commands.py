@@ -29,6 +29,8 @@ AGENT = "agent"
 """QEMU's name of the character device, and of the port, of the guest's agent."""
 PANIC_DEVICE = "pvpanic-pci"
 """By which the guest's kernel tells that it panicked (QEMU's docs/specs/pvpanic; since 6.0)."""
+VSOCK_DEVICE = "vhost-vsock-pci"
+"""By which guest and host talk without a network (QEMU's hw/virtio/vhost-vsock-pci.c; since 2.8)."""
 TAP = "tap"
 """The end of the console that is vfsd's."""
 HISTORY = "history"
@@ -115,6 +117,14 @@ class ShareDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class VsockDevice:
+    """The guest's end of vsock: its context id, and /dev/vhost-vsock as a descriptor, None for systemd before 253."""
+
+    cid: int
+    fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class UefiFirmware:
     """Firmware code, and the machine's own copy of its variables."""
 
@@ -180,6 +190,7 @@ class QemuPlan:
     has_shared_ram: bool = False
     """Whether this QEMU can hand all of the guest's memory on to another one (since 10.0)."""
     incoming: Incoming | None = None
+    vsock: VsockDevice | None = None
 
 
 def escape(value: str) -> str:
@@ -213,6 +224,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         *_boot(plan.boot),
         *_credentials(plan.boot.credentials),
         *_network(spec, plan.forward),
+        *_vsock(plan.vsock),
         *(
             argument
             for device in devices.places(plan.slots, bridged=bridged)
@@ -339,6 +351,13 @@ def forward_rule(text: str) -> str:
     """A port that leads into the guest, in QEMU's words."""
     forward = Forward.parse(text)
     return f"{forward.protocol}:{forward.host_address}:{forward.host_port}-:{forward.guest_port}"
+
+
+def _vsock(vsock: VsockDevice | None) -> list[str]:
+    if vsock is None:
+        return []
+    descriptor = "" if vsock.fd is None else f",vhostfd={vsock.fd}"
+    return ["-device", f"{VSOCK_DEVICE},id=vsock0,guest-cid={vsock.cid}{descriptor}"]
 
 
 def _share(share: ShareDevice, *, bridged: bool) -> list[str]:

@@ -136,6 +136,10 @@ class Condition(ABC):
         self.layout = layout
         self._remember(layout=layout.write())
 
+    def remember(self, **changes: Any) -> None:
+        """Remember something until the next reboot: fields of vfsd.store.Memory."""
+        self._remember(**changes)
+
     # inner workings
 
     def _set_live_state(self, state: MachineState) -> None:

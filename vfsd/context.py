@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vfsd.journal import Journal
 from vfsd.names import Scope
+from vfsd.notifications import Notifications
 from vfsd.paths import Paths
 from vfsd.registrar import NoRegistrar, Registrar
 from vfsd.store import Store
@@ -54,7 +55,11 @@ class Context:
     host: Host
     listeners: list[Listener] = field(default_factory=list)
     registrar: Registrar = field(default_factory=NoRegistrar)
+    notifications: Notifications = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.notifications = Notifications(self.spawn)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work in the background; it is cancelled when vfsd ends. A bug in it goes to the journal."""

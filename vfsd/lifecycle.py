@@ -21,6 +21,7 @@ from vfsd.journal import INFO, MessageId, Pace
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.names import FIRST
 from vfsd.qmp import Monitor
+from vfsd.readiness import Readiness
 from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
@@ -48,7 +49,18 @@ class Lifecycle(Condition):
         super().__init__(context, spec, owner)
         self.qemu = Follower(context, lambda: self.paths.monitor, self)
         self.inside = Inside(context, self)
+        self.readiness = Readiness(context, self)
         self._reports = Pace()
+
+    @property
+    def guest_ready(self) -> bool:
+        """Whether the guest is up: its agent answers, or its systemd said so."""
+        return self.inside.ready or self.readiness.ready
+
+    @property
+    def ssh_reached_at(self) -> str:
+        """Where the guest's SSH server can be reached; "" if nowhere."""
+        return self.readiness.ssh_address or self.ssh_address
 
     # operations
 
@@ -268,6 +280,7 @@ class Lifecycle(Condition):
     async def _launch(self, launch: Launch, take_in: Callable[[Monitor], Awaitable[None]] | None) -> None:
         for share in self.attached:
             await share.hand_over()
+        self.readiness.begin(launch.vsock)
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
         self.layout = launch.layout
@@ -379,6 +392,7 @@ class Lifecycle(Condition):
         self._force = None
         self.qemu.leave()
         self.inside.forget()
+        self.readiness.end()
         self._context.registrar.forget(self.name)
         self.paths.deadline.unlink(missing_ok=True)
         credentials.remove(self.paths.credentials)

@@ -240,6 +240,7 @@ class Machine(Adoption):
         """The guest begins to boot again, because it wanted to, or because it was asked for."""
         if self.frozen:
             return
+        self.readiness.reset()
         self._context.spawn(self._healer.guest_reboots())
         self.qemu_reports(_REBOOTED if by_itself else "it was reset on request")
         if by_itself and self.live and not self.degraded:

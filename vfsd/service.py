@@ -146,7 +146,11 @@ class Service:
         """Find everything again, then take the name: callers get in as soon as the name exists."""
         await asyncio.gather(self._systemd.subscribe(), self._machined.subscribe())
         await self._systemd.enumerate()
+        notifications = self._context.notifications
+        notifications.inherit(daemon.listen_fds())
+        notifications.on_listen = _keep
         await self._registry.adopt()
+        notifications.begin()
         interfaces = interface.load(find_interfaces())
         manager = ManagerObject(
             interfaces[names.MANAGER_INTERFACE], self._context, self._registry, self._connection
@@ -216,6 +220,11 @@ class Service:
         self._journal.write(
             MessageId.REFUSED, INFO, f"{member} refused: {text}", unit=unit, reason=text, **who
         )
+
+
+def _keep(descriptor: int) -> None:
+    """Leave a socket with systemd, so that what comes while vfsd is started anew waits in it (FDSTORE=1)."""
+    daemon.notify("FDSTORE=1\nFDNAME=vsock", fds=[descriptor])
 
 
 async def _feed_watchdog() -> None:

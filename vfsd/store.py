@@ -25,7 +25,13 @@ from vfsd.paths import Paths
 _FORMAT = 1
 _SUFFIX = ".json"
 _MEMORY = ".memory"
-_MEMORY_LIMITS = {"restarts": 1 << 32, "since_usec": 1 << 64, "downtime_usec": 1 << 64}
+_MEMORY_LIMITS = {
+    "restarts": 1 << 32,
+    "since_usec": 1 << 64,
+    "downtime_usec": 1 << 64,
+    "cid": 1 << 32,
+    "notify_port": 1 << 32,
+}
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What a file with anything in it can lead to."""
 
@@ -79,6 +85,13 @@ class Memory:
     """Of a machine's last Refresh."""
     ssh: str = ""
     """HOST:PORT that leads to the guest's SSH server, or did when the machine ran last."""
+    cid: int = 0
+    """The guest's address in vsock, now or when the machine ran last; 0 if it had none."""
+    notify_port: int = 0
+    """Where the guest was told to say READY=1."""
+    said_ready: bool = False
+    said_ssh: bool = False
+    """What it has said (vfsd.readiness.Readiness)."""
 
 
 BadFile = Callable[[Path, str], None]

@@ -13,6 +13,7 @@ from vfsd.credentials import Passed
 from vfsd.errors import InvalidArgs
 from vfsd.model import Firmware, MachineSpec, ShareSpec
 from vfsd.mounting import FSTAB_CREDENTIAL, Mount, fits_fstab, fstab_line, mount_argument, mounts_of
+from vfsd.vsock import CREDENTIAL, Address
 
 KEYS_CREDENTIAL = "ssh.authorized_keys.root"
 """Lines for root's authorized_keys (systemd.system-credentials(7); systemd's tmpfiles.d/provision.conf)."""
@@ -71,11 +72,17 @@ def _lines(spec: MachineSpec, mounts: Iterable[Mount]) -> list[str]:
 
 
 async def pass_credentials(
-    spec: MachineSpec, told: Told, keys: Sequence[str], architecture: MachineArchitecture, folder: Path
+    spec: MachineSpec,
+    told: Told,
+    keys: Sequence[str],
+    vsock: Address | None,
+    architecture: MachineArchitecture,
+    folder: Path,
 ) -> Passed:
     """Write the files by which QEMU gets the credentials: the user's, with vfsd's own lines after them.
 
     :param keys: public keys that may log in as the guest's root.
+    :param vsock: where the guest's systemd is to say that it is ready, unless the user's tell it another place.
     :raise InvalidArgs: a file can't be used, or all this is too large.
     """
     who = f'machine "{spec.name}"'
@@ -85,6 +92,8 @@ async def pass_credentials(
     for name, lines in ((FSTAB_CREDENTIAL, told.fstab), (KEYS_CREDENTIAL, keys)):
         if lines:
             values[name] = _with_lines(values.get(name, b""), lines)
+    if vsock:
+        values.setdefault(CREDENTIAL, vsock.credential.encode())
     smbios = architecture.smbios or spec.firmware is Firmware.UEFI
     return await asyncio.to_thread(credentials.write, who, values, folder, smbios=smbios)
 

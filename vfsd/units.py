@@ -32,6 +32,7 @@ from vfsd.commands import MachineSockets
 from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
 from vfsd.names import FIRST, Scope
 from vfsd.paths import MachinePaths, Paths
+from vfsd.vsock import DEVICE
 
 Property = tuple[str, str, Any]
 """Name, D-Bus signature, value."""
@@ -145,6 +146,7 @@ def machine_units(
     open_files: bool,
     suffix: str = FIRST,
     reboot_command: Sequence[str] = (),
+    vsock: bool = False,
 ) -> tuple[Unit, list[Unit]]:
     """The machine's service, and its socket and slice, which go before the shares' units in the call.
 
@@ -152,6 +154,7 @@ def machine_units(
     :param open_files: whether this systemd has OpenFile= (253 and later).
     :param reboot_command: what asks the guest to reboot, for a leader that is to run beside QEMU; its FIFO exists
         then.
+    :param vsock: whether QEMU gets /dev/vhost-vsock, as the descriptor after those of the shares.
     """
     own = paths.machine(spec.name, suffix)
     sockets = [names.share_socket_unit(share, suffix) for share in share_names]
@@ -180,6 +183,7 @@ def machine_units(
     if open_files:
         paths_of = [str(paths.share_socket(share, suffix)) for share in share_names]
         opened = [[path, f"share{number}", 0] for number, path in enumerate(paths_of)]
+        opened += [[str(DEVICE), "vsock", 0]] if vsock else []
         properties.append(("OpenFile", "a(sst)", opened))
     unit = Unit(names.machine_unit(spec.name, suffix), properties)
     if reboot_command:

@@ -18,6 +18,7 @@ from vfsd.commands import (
     QemuPlan,
     ShareDevice,
     UefiFirmware,
+    VsockDevice,
     escape,
     kernel_arguments,
     qemu_arguments,
@@ -35,7 +36,12 @@ def virtiofsd(**options: tuple[str, Any]) -> list[str]:
 
 
 def qemu(
-    *, boot: Boot | None = None, shares: tuple[str, ...] = (), hub: bool = True, **options: Any
+    *,
+    boot: Boot | None = None,
+    shares: tuple[str, ...] = (),
+    hub: bool = True,
+    vsock: VsockDevice | None = None,
+    **options: Any,
 ) -> list[str]:
     spec = MachineSpec.from_options("dev", Scope.USER, options)
     plan = QemuPlan(
@@ -50,6 +56,7 @@ def qemu(
         has_panic_device=True,
         has_panic_exit=True,
         display=Path("/run/a,b/display"),
+        vsock=vsock,
     )
     return qemu_arguments(spec, plan)
 
@@ -153,6 +160,22 @@ def test_memory_is_shared() -> None:
     assert "memory-backend=mem" in values(arguments, "-machine")[0]
     assert values(arguments, "-m") == [f"{1 << 29}b"]
     assert values(arguments, "-smp") == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("vsock", "device"),
+    [
+        (VsockDevice(4711, 11), {"guest-cid": "4711", "vhostfd": "11"}),
+        (VsockDevice(4711, None), {"guest-cid": "4711"}),
+    ],
+)
+def test_vsock(vsock: VsockDevice, device: dict[str, str]) -> None:
+    before = values(qemu(), "-device")
+    devices = values(qemu(vsock=vsock), "-device")
+    [added] = [word for word in devices if word not in before]
+    assert unescape(added) == {"vhost-vsock-pci": "", "id": "vsock0", **device}
+    devices.remove(added)
+    assert devices == before
 
 
 def test_boot_from_an_image_with_an_odd_name() -> None:

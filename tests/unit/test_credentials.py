@@ -10,11 +10,12 @@ import pytest
 
 from vfsd import credentials, told
 from vfsd.commands import MachineArchitecture
-from vfsd.credentials import FW_CFG_FILES_MAX, SMBIOS_MAX, SMBIOS_STRINGS_MAX, TOTAL_MAX
+from vfsd.credentials import FW_CFG_FILES_MAX, SMBIOS_MAX, SMBIOS_STRINGS_MAX, TOTAL_MAX, Passed
 from vfsd.errors import InvalidArgs
 from vfsd.model import MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.told import Told
+from vfsd.vsock import Address
 
 X86 = MachineArchitecture.of("x86_64")
 
@@ -196,6 +197,14 @@ def test_the_root_is_not_mounted_again() -> None:
     assert what.arguments == "console=ttyS0 root=root rootfstype=virtiofs rw"
 
 
+def decoded(passed: Passed) -> dict[str, str]:
+    values = {}
+    for path in passed.smbios:
+        name, _, value = path.read_text().removeprefix("io.systemd.credential.binary:").partition("=")
+        values[name] = base64.b64decode(value).decode()
+    return values
+
+
 async def test_the_user_keeps_lines_of_his_own(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"ssh-ed25519 mine")
     spec = machine(
@@ -203,12 +212,18 @@ async def test_the_user_keeps_lines_of_his_own(tmp_path: Path) -> None:
         CredentialFiles={"ssh.authorized_keys.root": str(tmp_path / "keys")},
     )
     what = Told("", ("b /b virtiofs rw 0 0",))
-    passed = await told.pass_credentials(spec, what, ["ssh-ed25519 ours"], X86, tmp_path / "c")
-    values = {}
-    for path in passed.smbios:
-        name, _, value = path.read_text().removeprefix("io.systemd.credential.binary:").partition("=")
-        values[name] = base64.b64decode(value).decode()
-    assert values == {
+    passed = await told.pass_credentials(spec, what, ["ssh-ed25519 ours"], None, X86, tmp_path / "c")
+    assert decoded(passed) == {
         "fstab.extra": "a /a ext4 rw 0 0\nb /b virtiofs rw 0 0\n",
         "ssh.authorized_keys.root": "ssh-ed25519 mine\nssh-ed25519 ours\n",
     }
+
+
+@pytest.mark.parametrize(("own", "told_to"), [({}, "vsock-stream:2:777"), ({"vmm.notify_socket": "x"}, "x")])
+async def test_where_the_guest_says_that_it_is_ready(
+    own: dict[str, str], told_to: str, tmp_path: Path
+) -> None:
+    passed = await told.pass_credentials(
+        machine(Credentials=own), Told(), (), Address(5, 777), X86, tmp_path / "c"
+    )
+    assert decoded(passed) == {"vmm.notify_socket": told_to}

@@ -138,6 +138,11 @@ def test_a_machine(open_files: bool) -> None:
     assert has["TimeoutStopUSec"] > 7_000_000
     opened = [["/run/vfsd/share/a.sock", "share0", 0], ["/run/vfsd/share/b-c.sock", "share1", 0]]
     assert has.get("OpenFile") == (opened if open_files else None)
+    with_vsock, _ = units.machine_units(
+        spec, ["/q"], stop, shares, Scope.SYSTEM, PATHS, open_files=open_files, vsock=True
+    )
+    opened.append(["/dev/vhost-vsock", "vsock", 0])
+    assert get(with_vsock).get("OpenFile") == (opened if open_files else None)
     assert {other.name for other in aux} == {"vfsd-dev.slice", "vfsd-machine-dev.socket"}
 
 
