@@ -64,6 +64,14 @@ class Readiness:
                 return
             self._expect()
 
+    def move(self, address: Address) -> None:
+        """Another QEMU carries the guest on, which has this address from now on; what it said holds."""
+        self._context.notifications.forget(self._cid)
+        self._cid = address.cid
+        self._machine.remember(cid=address.cid, notify_port=address.port)
+        self._expect()
+        self._machine.changed()
+
     def reset(self) -> None:
         """The guest begins anew."""
         self._set(ready=False, ssh=False)

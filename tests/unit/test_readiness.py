@@ -83,6 +83,16 @@ def test_over_a_restart_of_vfsd() -> None:
     assert (after.readiness.ready, after.memory.said_ready) == (False, False)
 
 
+def test_a_guest_that_moves() -> None:
+    house = House()
+    house.readiness.begin(Address(5, 777))
+    house.hears[5](Notice(ready=True, ssh=True))
+    house.readiness.move(Address(6, 777))
+    assert (house.readiness.ready, house.readiness.ssh_address, list(house.hears)) == (True, "vsock:6", [6])
+    assert house.memory == Memory(cid=6, notify_port=777, said_ready=True, said_ssh=True)
+    assert house.told == 2
+
+
 def test_a_machine_without_it_is_adopted_too() -> None:
     house = House(Memory(notify_port=777))
     house.readiness.adopt()
