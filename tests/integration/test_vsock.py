@@ -1,6 +1,6 @@
 """Machines on a host without vsock, or with one that doesn't work: they run as they always did.
 
-What vsock does where it works takes a guest in a guest to see: HACKING.md has how that was done.
+What vsock does where it works takes a guest in a guest to see; HACKING.md says what was seen.
 """
 
 from __future__ import annotations
