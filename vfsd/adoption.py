@@ -11,8 +11,8 @@ from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed
 from vfsd.follower import PANICKED
 from vfsd.journal import exit_of
-from vfsd.lifecycle import Lifecycle
 from vfsd.model import MachineState
+from vfsd.sleep import Sleep
 from vfsd.supervisor import UnitStatus
 
 ADOPT_TIMEOUT = 1.0
@@ -21,7 +21,7 @@ _EXIT_CODES = {"exited": 1, "killed": 2, "dumped": 3}
 """CLD_EXITED and so on, by systemd's names."""
 
 
-class Adoption(Lifecycle):
+class Adoption(Sleep):
     """How vfsd finds a machine again."""
 
     async def adopt(self) -> None:

@@ -61,6 +61,8 @@ class Predecessor:
     accelerator: str
     suffix: str = FIRST
     """What the units of the other one will end in."""
+    vsock: bool = False
+    """Whether it has a vsock device."""
     lives: bool = False
     """Whether it runs still, and holds the ports of the host that lead to its guest."""
 
@@ -87,7 +89,8 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
     cold = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
     layout = before.layout if before else cold
     architecture = MachineArchitecture.of(qemu.arch)
-    vsock = await machine.readiness.prepare() if qemu.vsock_device else None
+    has_vsock = before.vsock if before else qemu.vsock_device
+    vsock = await machine.readiness.prepare() if has_vsock else None
     boot = await _boot(context, machine, architecture, vsock)
     lives = before is not None and before.lives
     ssh_address, reserved = (machine.ssh_address, []) if lives else await _ssh_address(machine)

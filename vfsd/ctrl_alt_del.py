@@ -4,9 +4,15 @@ Run by itself: `ctrl_alt_del.py MONITOR`, the QMP socket that is kept for the un
 guest to power off, nothing is pressed. Only modules that load quickly are imported.
 """
 
+from __future__ import annotations
+
 import json
 import socket
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 PATIENCE = 5.0
 """Seconds in which QEMU must answer."""
@@ -19,16 +25,20 @@ def main(monitor: str) -> int:
         qmp.settimeout(PATIENCE)
         try:
             qmp.connect(monitor)
-            lines = qmp.makefile("rb")
-            lines.readline(1 << 16)
-            _execute(qmp, {"execute": "qmp_capabilities"})
-            _execute(qmp, {"execute": "send-key", "arguments": {"keys": _KEYS}, "id": "pressed"})
-            while line := lines.readline(1 << 16):
-                answer = json.loads(line)
-                if isinstance(answer, dict) and answer.get("id") == "pressed":
-                    return 1 if "error" in answer else 0
+            with qmp.makefile("rb") as lines:
+                return _press(qmp, lines)
         except (OSError, ValueError):
-            pass
+            return 1
+
+
+def _press(qmp: socket.socket, lines: BinaryIO) -> int:
+    lines.readline(1 << 16)
+    _execute(qmp, {"execute": "qmp_capabilities"})
+    _execute(qmp, {"execute": "send-key", "arguments": {"keys": _KEYS}, "id": "pressed"})
+    while line := lines.readline(1 << 16):
+        answer = json.loads(line)
+        if isinstance(answer, dict) and answer.get("id") == "pressed":
+            return 1 if "error" in answer else 0
     return 1
 
 

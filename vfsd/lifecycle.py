@@ -9,14 +9,14 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 
-from vfsd import blame, credentials, hotplug, migration, names, outcome, saved
+from vfsd import blame, credentials, hotplug, names, outcome
 from vfsd.boot import Launch, Predecessor, prepare
 from vfsd.condition import Condition
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
 from vfsd.follower import Follower
-from vfsd.inside import AGENT_TIMEOUT, Inside
+from vfsd.inside import Inside
 from vfsd.journal import INFO, MessageId, Pace
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState
 from vfsd.names import FIRST
@@ -26,6 +26,7 @@ from vfsd.serving import Serving
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
 
+TakeIn = Callable[[Monitor], Awaitable[None]]
 START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
 ASK_TIMEOUT = 1.0
@@ -77,33 +78,19 @@ class Lifecycle(Condition):
                 )
             await self._come_up()
 
-    async def thaw(self) -> None:
-        """Go on with the guest that is saved. :raise VfsdError: see the interface."""
-        async with self._turns.take():
-            known = saved.read(self._context.paths.machine_state(self.name))
-            if not self.state.idle or known is None:
-                what = "has no guest that was suspended" if self.state.idle else f"is {self.state}"
-                raise WrongState(f'machine "{self.name}" {what}; only one that is suspended can be thawed')
-            self.paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-            await self._come_up(known.predecessor(saved.link(self._context, self)))
-            self._context.spawn(self._wake_up())
-
-    async def _wake_up(self) -> None:
-        """What a guest needs that was asleep, if it has an agent."""
-        await self.inside.wait_ready(AGENT_TIMEOUT)
-        await self.inside.set_time()
-        await self.inside.touch_shares()
-
-    async def _come_up(self, before: Predecessor | None = None) -> None:
-        """:param before: whose guest it goes on with; without, it boots."""
+    async def _come_up(
+        self, before: Predecessor | None = None, take_in: TakeIn | None = None, more_time: float = 0
+    ) -> None:
+        """:param before: whose guest it goes on with; without, it boots.
+        :param take_in: what QEMU has to do first then; :param more_time: seconds that this may take.
+        """
         self._end = self._failure = ""
         self._last_status = UnitStatus()
         self._starting = True
         self._set_state(MachineState.STARTING, "")
-        read = self.spec.memory / saved.RATE if before else 0
         try:
-            async with asyncio.timeout(START_TIMEOUT + read):
-                await self._start(before)
+            async with asyncio.timeout(START_TIMEOUT + more_time):
+                await self._start(before, take_in)
         except BaseException as error:
             failure = await finish(self._undo_start(error))
             if isinstance(error, VfsdError | TimeoutError):
@@ -142,13 +129,7 @@ class Lifecycle(Condition):
         await self.shutdown(0)
 
     async def kill(self) -> None:
-        """End QEMU at once and return when it is gone; forget a guest that is saved. :raise WrongState, UnitFailed."""
-        if self.state.idle and self.suspended:
-            async with self._turns.take():
-                saved.forget(self._context.paths.machine_state(self.name))
-                self.suspended = False
-                self._set_state(MachineState.STOPPED, "what was suspended is forgotten")
-            return
+        """End QEMU at once and return when it is gone. :raise WrongState, UnitFailed."""
         if self.state.idle and not self._context.supervisor.status(self.unit).runs:
             raise WrongState(f'machine "{self.name}" is {self.state}; there is nothing to kill')
         self._end = _KILLED
@@ -156,22 +137,6 @@ class Lifecycle(Condition):
             if not self.state.idle or self._context.supervisor.status(self.unit).runs:
                 self._remember(end=_KILLED, restart=False)
                 await self._kill()
-
-    def saving(self, under_way: bool) -> None:
-        """Remember whether the guest stands still because it is written to disk."""
-        self._remember(saving=under_way)
-
-    async def end_suspended(self, reason: str) -> None:
-        """End the QEMU whose guest is saved, and return when it is gone."""
-        self._end = reason
-        self.suspended = True
-        self._set_state(MachineState.STOPPING, reason)
-        supervisor, units = self._context.supervisor, self._units
-        with contextlib.suppress(MonitorFailed):  # it may be gone before it answers
-            await self.qemu.execute("quit")
-        if not await supervisor.wait_gone(units[:1], KILL_TIMEOUT):
-            await supervisor.kill(units[0], signal.SIGKILL)
-        await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
 
     # what its shares tell
 
@@ -205,6 +170,8 @@ class Lifecycle(Condition):
         self.suffix = suffix
         for share in self.shares:
             share.taken_over(suffix)
+        if launch.vsock is not None:
+            self.readiness.move(launch.vsock)
         before = self.qemu.go_over(monitor)
         self._invocation = status.invocation
         self.console_path = self._console_path() if launch.console else ""
@@ -269,15 +236,15 @@ class Lifecycle(Condition):
 
     # inner workings
 
-    async def _start(self, before: Predecessor | None) -> None:
+    async def _start(self, before: Predecessor | None, take_in: TakeIn | None) -> None:
         launch = await prepare(self._context, self, before)
         try:
-            await self._launch(launch, self._take_in if before else None)
+            await self._launch(launch, take_in)
         finally:
             for held in launch.reserved:
                 held.close()
 
-    async def _launch(self, launch: Launch, take_in: Callable[[Monitor], Awaitable[None]] | None) -> None:
+    async def _launch(self, launch: Launch, take_in: TakeIn | None) -> None:
         for share in self.attached:
             await share.hand_over()
         self.readiness.begin(launch.vsock)
@@ -304,13 +271,6 @@ class Lifecycle(Condition):
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
         self.qemu.follow()
         self._context.registrar.register(self.name, self.unit)
-
-    async def _take_in(self, monitor: Monitor) -> None:
-        """Let the guest that QEMU reads go on; what is saved is that guest no longer."""
-        await migration.arrived(monitor)
-        saved.forget(self._context.paths.machine_state(self.name))
-        await monitor.execute("cont")
-        self.suspended = False
 
     async def _start_unit(self, launch: Launch) -> None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vfsd import hotplug, refresh, saved
+from vfsd import hotplug, refresh
 from vfsd.adoption import Adoption
 from vfsd.console import Console
 from vfsd.context import Context
@@ -84,12 +84,6 @@ class Machine(Adoption):
             self.console.moved()
             self._context.spawn(self.inside.touch_shares())
             await self.examine()
-
-    async def suspend(self) -> None:
-        """Save the running guest to disk, and end QEMU. :raise VfsdError: see the interface."""
-        async with self._turns.take():
-            self._require_live("suspended")
-            await saved.suspend(self._context, self)
 
     async def examine(self) -> None:
         """Find out whether a Refresh would change anything."""

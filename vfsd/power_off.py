@@ -35,8 +35,8 @@ def main(monitor: str, deadline_file: str, timeout_usec: int) -> int:
 
 
 def _power_off(qmp: socket.socket, deadline: float) -> int:
-    lines = qmp.makefile("rb")
-    lines.readline(1 << 16)
+    with qmp.makefile("rb") as lines:
+        lines.readline(1 << 16)
     # a guest that is paused can't react
     for name in ("qmp_capabilities", "cont"):
         _execute(qmp, name)

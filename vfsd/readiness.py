@@ -30,6 +30,11 @@ class Readiness:
         """Where the SSH server listens over vsock; "" if it did not say so."""
         return f"vsock:{self._cid}" if self._cid and self.ssh else ""
 
+    @property
+    def has_address(self) -> bool:
+        """Whether the running guest can be reached over vsock."""
+        return bool(self._cid)
+
     async def prepare(self) -> Address | None:
         """An address for a QEMU that is about to be started: the machine's last one, unless somebody has it.
 

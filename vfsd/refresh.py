@@ -29,6 +29,7 @@ from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_
 from vfsd.turns import finish
 
 if TYPE_CHECKING:
+    from vfsd.condition import Condition
     from vfsd.machine import Machine
 
 TIMEOUT = 15.0
@@ -79,7 +80,7 @@ def _check(context: Context, machine: Machine) -> None:
         )
 
 
-def check_shares(machine: Machine, what: str) -> None:
+def check_shares(machine: Condition, what: str) -> None:
     """:param what: what is to be done with the machine. :raise NotSupported: a share's device can't be moved."""
     begin = f'machine "{machine.name}" can\'t be {what}'
     dead = next((share for share in machine.shares if share.lost), None)
@@ -168,7 +169,14 @@ class _Refresh:
         machine, paths = self._machine, self._machine.paths
         self._channels = Channels(paths.incoming, paths.incoming_control if shared else None)
         incoming = Incoming(await migration.machine_type(self._old), self._channels.incoming)
-        before = Predecessor(incoming, machine.layout, machine.accelerator, self._suffix, lives=True)
+        before = Predecessor(
+            incoming,
+            machine.layout,
+            machine.accelerator,
+            self._suffix,
+            vsock=machine.readiness.has_address,
+            lives=True,
+        )
         launch = await prepare(self._context, machine, before)
         aux = [unit for unit in launch.aux if unit.name != machine.slice]
         try:

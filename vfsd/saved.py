@@ -27,8 +27,7 @@ from vfsd.refresh import check_shares
 from vfsd.turns import finish
 
 if TYPE_CHECKING:
-    from vfsd.lifecycle import Lifecycle
-    from vfsd.machine import Machine
+    from vfsd.sleep import Sleep
 
 SUSPENDED = "suspended to disk"
 """The Reason of a machine whose guest is saved."""
@@ -48,13 +47,15 @@ class Saved:
     machine_type: str
     accelerator: str
     layout: Layout
+    vsock: bool
+    """Whether it has a vsock device."""
     persistent: bool
     """Whether the machine's definition survives a reboot, as this does."""
 
     def predecessor(self, link: Path) -> Predecessor:
         """As a start has it that goes on with the guest."""
         incoming = Incoming(self.machine_type, [f"file:{link}"])
-        return Predecessor(incoming, self.layout, self.accelerator)
+        return Predecessor(incoming, self.layout, self.accelerator, vsock=self.vsock)
 
 
 def read(folder: Path) -> Saved | None:
@@ -65,13 +66,14 @@ def read(folder: Path) -> Saved | None:
             str(known["machine_type"]),
             str(known["accelerator"]),
             Layout.read(str(known["layout"])),
+            bool(known["vsock"]),
             bool(known["persistent"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def link(context: Context, machine: Lifecycle) -> Path:
+def link(context: Context, machine: Sleep) -> Path:
     """What QEMU reads or writes, under a name that units may hold."""
     made = machine.paths.link(_LINK)
     made.unlink(missing_ok=True)
@@ -98,7 +100,7 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def suspend(context: Context, machine: Machine) -> None:
+async def suspend(context: Context, machine: Sleep) -> None:
     """Save the running guest and end QEMU. :raise VfsdError: it could not be, and the guest goes on."""
     check_shares(machine, "suspended")
     monitor, folder = machine.qemu.monitor, context.paths.machine_state(machine.name)
@@ -118,20 +120,27 @@ async def suspend(context: Context, machine: Machine) -> None:
     await finish(_complete(machine, folder, known))
 
 
-async def _write(context: Context, machine: Machine, monitor: Monitor, folder: Path) -> Saved:
+async def _write(context: Context, machine: Sleep, monitor: Monitor, folder: Path) -> Saved:
     prepare(folder)
     kind = await migration.machine_type(monitor)
     await monitor.execute("stop")
     await migration.save(monitor, link(context, machine))
     await migration.wait(monitor)
-    return Saved(kind, machine.accelerator, machine.layout, machine.spec.persistent)
+    return Saved(
+        machine_type=kind,
+        accelerator=machine.accelerator,
+        layout=machine.layout,
+        vsock=machine.readiness.has_address,
+        persistent=machine.spec.persistent,
+    )
 
 
-async def _complete(machine: Machine, folder: Path, known: Saved) -> None:
+async def _complete(machine: Sleep, folder: Path, known: Saved) -> None:
     document = {
         "machine_type": known.machine_type,
         "accelerator": known.accelerator,
         "layout": known.layout.write(),
+        "vsock": known.vsock,
         "persistent": known.persistent,
     }
     store.replace(folder / _KNOWN, document, sync=True)
@@ -140,7 +149,7 @@ async def _complete(machine: Machine, folder: Path, known: Saved) -> None:
 
 
 async def _go_on(
-    machine: Machine, monitor: Monitor, folder: Path, error: BaseException, *, runs: bool
+    machine: Sleep, monitor: Monitor, folder: Path, error: BaseException, *, runs: bool
 ) -> VfsdError:
     """Let the guest go on, and say why it could not be saved."""
     with contextlib.suppress(MonitorFailed):

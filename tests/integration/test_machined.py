@@ -9,25 +9,18 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import only_system, only_user
-from tests.integration.harness import MACHINE, BusError, Client, Vfsd, process_exists, until, wait_for
+from tests.integration.harness import MACHINE, BusError, Client, Vfsd, process_exists, until
 from tests.integration.test_shutdown import GUEST_DONE, UNIT, assert_clean, booted, console
 from tests.integration.tiny_guest import BUTTON, started, walked
-from vfsd.bus.connection import Connection
-from vfsd.context import Context
-from vfsd.host import Host
-from vfsd.journal import Journal, MessageId
-from vfsd.machined import CALL_TIMEOUT, Machined
-from vfsd.names import Scope
-from vfsd.paths import Paths
-from vfsd.store import Store
-from vfsd.systemd1 import Systemd
+from vfsd.journal import MessageId
+from vfsd.machined import CALL_TIMEOUT
 from vfsd.units import LEADER
 
 MACHINED = "systemd-machined.service"
@@ -369,6 +362,16 @@ async def test_a_name_that_machined_refuses(vfsd: Vfsd, client: Client, folder: 
 
 
 @only_system
+@contextlib.contextmanager
+def unit_of(unit: str, *command: str) -> Iterator[None]:
+    """A transient service."""
+    SYSTEM.run("systemd-run", "--quiet", "--collect", f"--unit={unit}", *command)
+    try:
+        yield
+    finally:
+        SYSTEM.systemctl("stop", unit, check=False)
+
+
 async def test_a_name_that_another_has(vfsd: Vfsd, client: Client, folder: Path) -> None:
     since = time.time()
     with unit_of("foreign.service", "/bin/sleep", "1000"):
@@ -394,62 +397,3 @@ async def test_a_users_machines_are_not_registered(vfsd: Vfsd, client: Client, f
     assert "tiny" not in registered()
     assert told(since) == []
     await client.call(path, MACHINE, "Kill")
-
-
-# after QEMU's unit was replaced by another one
-
-
-@contextlib.contextmanager
-def unit_of(unit: str, *command: str) -> Iterator[None]:
-    """A transient service."""
-    SYSTEM.run("systemd-run", "--quiet", "--collect", f"--unit={unit}", *command)
-    try:
-        yield
-    finally:
-        SYSTEM.systemctl("stop", unit, check=False)
-
-
-@contextlib.contextmanager
-def led(unit: str, folder: Path) -> Iterator[int]:
-    """A unit with a leader, which is told; its main process stands for QEMU."""
-    fifo = folder / unit
-    os.mkfifo(fifo)
-    script = f"/bin/sh {LEADER} {unit} --system {fifo} 38 true & exec sleep 1000"
-    with unit_of(unit, "/bin/sh", "-c", script):
-        [leader] = wait_for(lambda: leaders(unit), "the leader is there")
-        yield leader
-
-
-@pytest.fixture
-async def registrar(tmp_path: Path) -> AsyncIterator[Machined]:
-    """One apart from vfsd's."""
-    connection = Connection(Scope.SYSTEM)
-    await connection.connect()
-    systemd = Systemd(connection)
-    await systemd.subscribe()
-    paths = Paths(tmp_path / "run", tmp_path / "state", ())
-    store, journal = Store(paths, Scope.SYSTEM), Journal(Scope.SYSTEM)
-    context = Context(Scope.SYSTEM, paths, systemd, store, journal, Host(paths))
-    made = Machined(connection, systemd, context)
-    await made.subscribe()
-    yield made
-    await context.close()
-    connection.disconnect()
-    with contextlib.suppress(Exception):
-        await connection.wait_for_disconnect()
-    connection.socket.close()  # dbus-next leaves it open
-
-
-async def test_a_machine_in_another_unit(registrar: Machined, tmp_path: Path) -> None:
-    first, second = "vfsd-machine-swap.service", "vfsd-machine-swap-2.service"
-    with led(first, tmp_path) as old, led(second, tmp_path) as new:
-        registrar.register("swap", first)
-        await is_registered("swap")
-        assert (shown("swap", "Unit"), shown("swap", "Leader")) == (first, str(old))
-        registrar.register("swap", second)
-        await until(lambda: shown("swap", "Unit") == second, "it is registered anew")
-        assert shown("swap", "Leader") == str(new)
-        assert process_exists(old), "the old unit is not stopped by that"
-        SYSTEM.systemctl("stop", first)
-        assert shown("swap", "Unit") == second, "nor does its end end the registration"
-    await until(lambda: "swap" not in registered(), "machined forgets it")

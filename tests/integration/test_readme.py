@@ -176,15 +176,6 @@ def test_the_documents_name_files_that_exist_and_this_version() -> None:
     assert re.findall(r"^## (\S+)", news, re.MULTILINE)[0] == package.__version__
 
 
-def test_the_news_name_what_is_not_supported() -> None:
-    interface = (PROJECT / "dbus/org.vfsd1.Machine.xml").read_text(encoding="utf-8")
-    said = r"(?:NotSupported in this version|On a running machine: NotSupported)"
-    marked = re.findall(rf'{said}.*?-->\s*<(?:method|property) name="(\w+)"', interface, re.DOTALL)
-    assert marked
-    news = (PROJECT / "NEWS.md").read_text(encoding="utf-8")
-    assert [name for name in marked if f"`{name}" not in news] == []
-
-
 def test_bash_completes_commands_and_options() -> None:
     asked = """
         source /usr/share/bash-completion/completions/vfsctl

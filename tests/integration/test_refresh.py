@@ -387,7 +387,7 @@ async def test_a_healed_share_can_not_until_a_reset(vfsd: Vfsd, client: Client, 
 def configured(vfsd: Vfsd, folder: Path, options: str) -> None:
     """Define the guest by a file; Reload reads it."""
     file = vfsd.config / "machines/guest.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    vfsd.run("mkdir", "-p", str(file.parent))
     file.write_text(
         f'builtin = true\nmemory = "256M"\nnetwork = "none"\naccelerator = "tcg"\n'
         f'[[shares]]\nsource = "{folder}"\nmount_point = "/first"\n{options}\n'

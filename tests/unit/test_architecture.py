@@ -62,7 +62,7 @@ LAYERS = [
     {
         *("context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
-        *("refresh", "outdated", "adoption", "saved"),
+        *("refresh", "outdated", "adoption", "saved", "sleep"),
         "readiness",
     },
     {"registry"},

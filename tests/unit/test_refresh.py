@@ -80,13 +80,14 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
         "machine_type": "pc-q35-10.0",
         "accelerator": "tcg",
         "layout": layout.write(),
+        "vsock": True,
         "persistent": False,
     }
     (tmp_path / "guest.json").write_text(json.dumps(document))
     found = saved.read(tmp_path)
     assert found is not None
     before = found.predecessor(Path("/run/m/saved"))
-    assert (before.layout, before.accelerator, before.lives) == (layout, "tcg", False)
+    assert (before.layout, before.accelerator, before.vsock, before.lives) == (layout, "tcg", True, False)
     assert before.incoming == Incoming("pc-q35-10.0", ["file:/run/m/saved"])
 
 
@@ -103,7 +104,13 @@ def test_only_what_nobody_can_want_is_swept_away(tmp_path: Path, persistent: boo
     (folder / "uefi-variables.fd").touch()
     saved.sweep(folder)
     assert folder.exists(), "nothing is saved there"
-    document = {"machine_type": "x", "accelerator": "tcg", "layout": "", "persistent": persistent}
+    document = {
+        "machine_type": "x",
+        "accelerator": "tcg",
+        "layout": "",
+        "vsock": False,
+        "persistent": persistent,
+    }
     (folder / "guest.json").write_text(json.dumps(document))
     saved.sweep(folder)
     assert folder.exists() is persistent
