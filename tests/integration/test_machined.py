@@ -361,7 +361,6 @@ async def test_a_name_that_machined_refuses(vfsd: Vfsd, client: Client, folder: 
     await client.call(path, MACHINE, "Kill")
 
 
-@only_system
 @contextlib.contextmanager
 def unit_of(unit: str, *command: str) -> Iterator[None]:
     """A transient service."""
@@ -372,6 +371,7 @@ def unit_of(unit: str, *command: str) -> Iterator[None]:
         SYSTEM.systemctl("stop", unit, check=False)
 
 
+@only_system
 async def test_a_name_that_another_has(vfsd: Vfsd, client: Client, folder: Path) -> None:
     since = time.time()
     with unit_of("foreign.service", "/bin/sleep", "1000"):
