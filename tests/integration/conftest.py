@@ -21,10 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="runs in the lab only: make test"))
 
 
-@pytest.fixture(params=["system", "user"])
-def vfsd(request: pytest.FixtureRequest) -> Iterator[Vfsd]:
-    """A running vfsd without objects; the test fails if it leaves something behind that can't be removed."""
-    service = Vfsd(request.param)
+@contextlib.contextmanager
+def kept_clean(scope: str) -> Iterator[Vfsd]:
+    """A running vfsd without objects; fails if something is left behind that can't be removed."""
+    service = Vfsd(scope)
     service.systemctl("reset-failed", "vfsd.service", check=False)
     service.systemctl("start", "vfsd.service")
     yield service
@@ -36,6 +36,13 @@ def vfsd(request: pytest.FixtureRequest) -> Iterator[Vfsd]:
     left = service.leftovers()
     scrub(service)
     assert left == []
+
+
+@pytest.fixture(params=["system", "user"])
+def vfsd(request: pytest.FixtureRequest) -> Iterator[Vfsd]:
+    """A vfsd in each scope; the test fails if it leaves something behind that can't be removed."""
+    with kept_clean(request.param) as service:
+        yield service
 
 
 only_system = pytest.mark.parametrize("vfsd", ["system"], indirect=True)

@@ -91,9 +91,11 @@ async def test_a_guest_that_powers_off_by_itself(vfsd: Vfsd, client: Client, fol
     assert_clean(vfsd)
 
 
-async def press_the_button(vfsd: Vfsd, monitor: str, command: bytes = b"system_powerdown") -> None:
+async def press_the_button(
+    vfsd: Vfsd, monitor: str, command: bytes = b"system_powerdown", *, machine: str = "tiny"
+) -> None:
     """As somebody does who has nothing to do with vfsd."""
-    reader, writer = await asyncio.open_unix_connection(vfsd.runtime / "machine/tiny" / monitor)
+    reader, writer = await asyncio.open_unix_connection(vfsd.runtime / "machine" / machine / monitor)
     await reader.readline()
     writer.write(b'{"execute":"qmp_capabilities"}\n{"execute":"' + command + b'"}\n')
     await reader.readline()
