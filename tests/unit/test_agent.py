@@ -154,10 +154,29 @@ async def test_silence_ends_in_time_and_is_forgiven(tmp_path: Path) -> None:
         assert await client.command("guest-ping") == {"now": 1}
 
 
+async def test_one_that_was_silent_is_asked_by_another_connection(tmp_path: Path) -> None:
+    connections = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 1:
+            await honest({"guest-ping": {"return": {}}})(reader, writer)
+        await reader.read()
+        writer.close()
+
+    async with agent(tmp_path, talk) as client:
+        with pytest.raises(GuestTimeout):
+            await client.command("guest-ping", 0.2)
+        assert await client.command("guest-ping") == {}
+        assert await client.command("guest-ping") == {}
+    assert connections == 2
+
+
 @pytest.mark.parametrize(
     "chunk", [b"y\n" * 5000, b"\xff" * 10_000, b"x" * 10_000], ids=["lines", "sentinels", "line"]
 )
-async def test_endless_talk_is_bounded(tmp_path: Path, chunk: bytes) -> None:
+async def test_endless_talk_is_bounded(tmp_path: Path, chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         with contextlib.suppress(OSError):
@@ -166,9 +185,16 @@ async def test_endless_talk_is_bounded(tmp_path: Path, chunk: bytes) -> None:
                 await writer.drain()
 
     async with agent(tmp_path, talk) as client:
+        sizes, receive = [0], client._receive
+
+        async def measured() -> None:
+            await receive()
+            sizes.append(len(client._received))
+
+        monkeypatch.setattr(client, "_receive", measured)
         with pytest.raises(VfsdError):
             await client.command("guest-ping", 1)
-        assert len(client._received) <= REPLY_MAX + (64 << 10)
+        assert 0 < max(sizes) <= REPLY_MAX + (64 << 10)
 
 
 async def test_endless_talk_leaves_others_their_turn(tmp_path: Path) -> None:
