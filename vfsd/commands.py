@@ -362,11 +362,17 @@ def _vsock(vsock: VsockDevice | None) -> list[str]:
 
 def _share(share: ShareDevice, *, bridged: bool) -> list[str]:
     properties = devices.properties(share.slot, share.tag, bridged=bridged)
-    device = ",".join(f"{key}={escape(value)}" for key, value in properties.items())
+    device = ",".join(f"{key}={_value(value)}" for key, value in properties.items())
     return [
         *("-chardev", f"socket,id={devices.chardev_id(share.slot)},{share.chardev}"),
         *("-device", f"vhost-user-fs-pci,{device}"),
     ]
+
+
+def _value(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return escape(value)
 
 
 def kernel_arguments(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 SLOTS_OF_BRIDGE = 31
 """Devices behind one bridge: PCI has 32 numbers, the first is left to the bridge's own hot-plug controller."""
-_KICKED = {"event_idx": "off"}
+_KICKED = {"event_idx": False}
 """The guest tells virtiofsd of each request, not only of the next one that virtiofsd asked to be told of. When a guest
 is moved to another QEMU, one of these notices can be lost (QEMU 10.0, virtiofsd 1.13: in 4 of 90 moves of a guest that
 writes all the time, on a busy host); with event indices virtiofsd would never be told again."""
@@ -49,8 +49,8 @@ def device_id(slot: int) -> str:
     return f"fs{slot}"
 
 
-def properties(slot: int, tag: str, *, bridged: bool) -> dict[str, str]:
-    """What QEMU must be told of the device in a slot, but for its connection."""
+def properties(slot: int, tag: str, *, bridged: bool) -> dict[str, str | bool]:
+    """What QEMU must be told of the device in a slot."""
     return {
         "id": device_id(slot),
         "chardev": chardev_id(slot),

@@ -213,7 +213,9 @@ async def test_a_share_is_plugged_mounted_and_given_back(
     assert await client.get(PATH, MACHINE, "Shares") == [*before, share]
     # in use: refused, and all is as before
     pid = await client.get(share, SHARE, "MainPID")
-    await sh(client, 'cd "$1" && exec systemd-run -q --unit=user --same-dir sleep 600', LATE)
+    await sh(
+        client, 'cd "$1" && exec systemd-run -q --service-type=exec --unit=user --same-dir sleep 600', LATE
+    )
     detach = (PATH, MACHINE, "DetachShare", "s", "late")
     await refused(client.call(*detach), "ShareBusy", LATE)
     assert await client.get(share, SHARE, "MountedAt") == LATE
@@ -247,6 +249,60 @@ async def test_pause_and_resume(debian: Debian, client: Client) -> None:
     # nobody was told that the agent was away, and it is not
     assert client.signals.changes(PATH, "GuestReady") == []
     assert await sh(client, "cat /mnt/plain/hello") == "from plain\n"
+
+
+BOOT_AND_HEALTH = "cat /proc/sys/kernel/random/boot_id; systemctl is-system-running"
+COUNTER = "i=0; while sleep 0.1; do i=$((i + 1)); echo $i; done >/mnt/plain/count"
+
+
+async def counts_on(sources: Path) -> None:
+    """The guest's process goes on with the file that it has open, and no line is lost."""
+    file = sources / "plain/count"
+
+    def lines() -> list[str]:
+        return file.read_text().splitlines()[:-1]
+
+    before = len(lines())
+    await until(lambda: len(lines()) > before + 2, "it counts on", SOON)
+    assert lines() == [str(number + 1) for number in range(len(lines()))]
+
+
+async def test_it_is_refreshed_with_its_root(debian: Debian, client: Client, sources: Path) -> None:
+    """QEMU and every virtiofsd are others afterwards, that of the root with all its open files too."""
+    await sh(client, 'systemd-run -q --unit=counter sh -c "$1"', COUNTER)
+    boot = await sh(client, "cat /proc/sys/kernel/random/boot_id")
+    for unit in ("vfsd-machine-debian-2.service", "vfsd-machine-debian.service"):
+        pid = debian.get("MainPID")
+        await client.call(PATH, MACHINE, "Refresh")
+        assert debian.get("Unit") == unit
+        assert debian.get("MainPID") not in (0, pid)
+        await counts_on(sources)
+        assert await sh(client, BOOT_AND_HEALTH) == f"{boot}running\n"
+    # what was never read comes from the new one
+    assert "NAME=" in await sh(client, "cat /etc/os-release; ls /usr/share/doc | head -n 3")
+    assert debian.vfsctl("ssh", NAME, "--", "echo here").out == "here\n"
+    assert client.signals.states(PATH) == []
+
+
+async def test_it_is_suspended_and_goes_on(debian: Debian, client: Client, sources: Path) -> None:
+    boot = await sh(client, "cat /proc/sys/kernel/random/boot_id")
+    await client.call(PATH, MACHINE, "Suspend")
+    assert (debian.get("State"), debian.get("Suspended")) == ("stopped", True)
+    await asyncio.sleep(3)
+    await client.call(PATH, MACHINE, "Thaw")
+    await counts_on(sources)
+    debian.wait_ready()
+    assert await sh(client, BOOT_AND_HEALTH) == f"{boot}running\n"
+
+    async def late() -> float:
+        return abs(float(await sh(client, "date +%s")) - time.time())
+
+    # its clock stood still too; the agent was told
+    end = time.monotonic() + SOON
+    while await late() > 2:
+        assert time.monotonic() < end, await late()
+    assert debian.vfsctl("ssh", NAME, "--", "echo here").out == "here\n"
+    await sh(client, "systemctl stop counter")
 
 
 # an agent that does not do what it should
