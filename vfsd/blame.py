@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from vfsd import names, outcome
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError
-from vfsd.journal import last_words, said
+from vfsd.journal import last_words, lines_since, said
 from vfsd.model import MachineSpec
 from vfsd.share import Share, why_virtiofsd_failed
 from vfsd.supervisor import UnitStatus
 
 _QEMU_BEGINS = "qemu-"
 """How QEMU's messages begin: with the name of the program, qemu-system-x86_64 or qemu-kvm."""
+_JOURNAL_DELAY = 0.05
+"""Seconds that journald gets to take in what was just said."""
 _VIRTIOFSD = "virtiofsd"
 _MOVE_FAILED, _DELETED = "Migration failed", "Inode deleted"
 """What virtiofsd says when it can't take files over, and when the guest has one open that has no name any more."""
@@ -61,10 +64,11 @@ async def failed_start(
     return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
 
 
-async def failed_move(share: Share, second: UnitStatus) -> str:
+async def failed_move(share: Share, second: UnitStatus, begun: float) -> str:
     """Why a virtiofsd could not take over from that of a share which runs; "" if it has nothing to say.
 
     :param second: the status of its unit when it was given up.
+    :param begun: when the guest began to be moved, in s since the epoch.
     """
     words = await last_words(second.invocation, _VIRTIOFSD)
     problem = outcome.virtiofsd_end(second, had_begun=True)
@@ -72,11 +76,20 @@ async def failed_move(share: Share, second: UnitStatus) -> str:
         return f"{problem}: {words}" if words else problem
     if _MOVE_FAILED not in words:
         return ""
-    lost = await last_words(share.invocation, _VIRTIOFSD)
-    if _DELETED in lost:
-        file = lost.partition(_DELETED)[2].strip()
-        return f"a process in the guest has a deleted file open, {file}; end it, or refresh later"
-    return _failed_move(words)
+    return await deleted_file(share, begun) or _failed_move(words)
+
+
+async def deleted_file(share: Share, begun: float) -> str:
+    """Which file the guest has open that was deleted, so that no other virtiofsd can find it; "" if none.
+
+    :param begun: when the guest began to be moved, in s since the epoch.
+    """
+    await asyncio.sleep(_JOURNAL_DELAY)
+    lost = [line for line in await lines_since(share.invocation, _VIRTIOFSD, begun) if _DELETED in line]
+    if not lost:
+        return ""
+    file = lost[-1].partition(_DELETED)[2].strip()
+    return f"a process in the guest has a deleted file open, {file}; end it, or try again later"
 
 
 def _failed_move(words: str) -> str:

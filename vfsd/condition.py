@@ -10,7 +10,7 @@ from typing import Any
 
 from vfsd import names
 from vfsd.context import Context, now_usec
-from vfsd.devices import Layout
+from vfsd.devices import Layout, Plug
 from vfsd.errors import WrongState
 from vfsd.model import MachineSpec, MachineState
 from vfsd.paths import MachinePaths
@@ -85,6 +85,12 @@ class Condition(ABC):
     def shares(self) -> list[Share]:
         """Those made with it first."""
         return [*self.own_shares, *self.attached]
+
+    @property
+    def orphans(self) -> list[Plug]:
+        """Devices in the running QEMU whose shares are not the machine's any more: the guest did not give them back."""
+        known = {share.name for share in self.shares}
+        return [plug for plug in self.layout.plugs if plug.share not in known]
 
     @property
     def degraded(self) -> bool:

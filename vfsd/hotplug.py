@@ -80,12 +80,16 @@ async def detach(machine: Lifecycle, share: Share) -> None:
 async def replace(context: Context, machine: Machine, shares: Sequence[Share]) -> None:
     """Give shares new devices with their own tags, in a guest that is about to boot: it is reset for that.
 
+    Devices that belong to no share any more are taken out.
+
     :raise VfsdError: it could not be; the guest boots with what there is.
     """
     execute = machine.qemu.execute
     machine.frozen = True
     try:
         await execute("stop")
+        for orphan in machine.orphans:
+            await _unplug_by_reset(machine, orphan)
         for share in shares:
             share.parting = True
             for plugged in [plug for plug in machine.layout.plugs if plug.share == share.name]:
@@ -118,7 +122,8 @@ async def _unplug_by_reset(machine: Lifecycle, plugged: Plug) -> None:
 
 async def _undo(machine: Lifecycle, share: Share, plugged: Plug | None) -> None:
     with contextlib.suppress(VfsdError):
-        if plugged is not None:
+        # a guest that asks something of a dead device would wait for ever to give it back: the next reset takes it
+        if plugged is not None and not share.lost:
             await unplug(machine, plugged)
     with contextlib.suppress(VfsdError):
         await share.release()

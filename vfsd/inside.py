@@ -152,9 +152,11 @@ class Inside:
     # asking
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait for the agent, `timeout` seconds at most."""
-        with contextlib.suppress(TimeoutError):
+        """Wait for the agent, `timeout` seconds at most; one that fell silent is asked again."""
+        with contextlib.suppress(TimeoutError, VfsdError):
             async with asyncio.timeout(timeout):
+                if self._agent is not None and self._greeting is not None and self._greeting.done():
+                    await self.query_mounts()
                 await self._ready.wait()
 
     async def query(self) -> None:

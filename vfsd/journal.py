@@ -141,6 +141,11 @@ async def said(invocation: str, identifier: str, begin: str) -> bool:
     return any(line.startswith(begin) for line in lines or ())
 
 
+async def lines_since(invocation: str, identifier: str, since: float) -> list[str]:
+    """The last few lines of a unit's invocation that were written since a time (s since the epoch), the last first."""
+    return await asyncio.to_thread(_last_lines, invocation, identifier, since) or []
+
+
 def _last_line(invocation: str, identifier: str) -> str | None:
     """The line; "" if there is none yet, None if this user can't read the journal at all."""
     spoken = _last_lines(invocation, identifier)
@@ -150,7 +155,7 @@ def _last_line(invocation: str, identifier: str) -> str | None:
     return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")
 
 
-def _last_lines(invocation: str, identifier: str) -> list[str] | None:
+def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str] | None:
     """The last few lines, the last one first; None if this user can't read the journal at all."""
     try:
         with journal.Reader() as reader:
@@ -160,7 +165,8 @@ def _last_lines(invocation: str, identifier: str) -> list[str] | None:
             reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
             reader.add_match(SYSLOG_IDENTIFIER=identifier)
             reader.seek_tail()
-            lines = [str((reader.get_previous() or {}).get("MESSAGE", "")).strip() for _ in range(_LINES)]
+            entries = [reader.get_previous() or {} for _ in range(_LINES)]
     except OSError:
         return None
-    return [line for line in lines if line]
+    written = [entry for entry in entries if entry and entry["__REALTIME_TIMESTAMP"].timestamp() >= since]
+    return [line for entry in written if (line := str(entry.get("MESSAGE", "")).strip())]

@@ -168,6 +168,8 @@ class Machine(Adoption):
             self.attached.append(share)
             share.attach(self)
             self.inside.tell()
+            if share.lost:
+                self.share_changed(share)
 
     async def detach_share(self, name: str) -> Share:
         """Detach a share and return it; one of the machine's own is to be removed by the registry."""
@@ -217,7 +219,14 @@ class Machine(Adoption):
     def share_changed(self, share: Serving) -> None:
         """A share began or ceased to fail; what OnShareFailure says is done."""
         super().share_changed(share)
-        if self.live and share.lost and not share.recovering and isinstance(share, Share):
+        # one that is being attached is not yet known
+        if (
+            isinstance(share, Share)
+            and share in self.shares
+            and self.live
+            and share.lost
+            and not share.recovering
+        ):
             self._healer.react(share)
 
     async def adopt(self) -> None:

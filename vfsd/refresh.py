@@ -88,10 +88,10 @@ def check_shares(machine: Condition, what: str) -> None:
         raise NotSupported(
             f'{begin}: share "{dead.name}" does not serve; reset the machine, or shut it down and start it again'
         )
-    healed = next((plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)), None)
-    if healed is not None:
+    healed = [plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)]
+    for plug in (*healed, *machine.orphans):
         raise NotSupported(
-            f'{begin}: the device that share "{healed.share}" had before it was healed is there still; reset the '
+            f'{begin}: a device that share "{plug.share}" had before its virtiofsd ended is there still; reset the '
             "machine first, or reboot its guest"
         )
 
@@ -117,7 +117,7 @@ class _Refresh:
         self._new: Monitor | None = None
         self._old_suffix, self._suffix = machine.suffix, names.other(machine.suffix)
         self._runs = machine.state is MachineState.RUNNING
-        self._begun = time.monotonic()
+        self._begun, self._begun_at = time.monotonic(), time.time()
         self._stopped_at = self._resumed_at = 0
         """When the one QEMU let the guest stand still and the other one let it go on, by their clocks."""
         self._done = False
@@ -326,7 +326,7 @@ class _Refresh:
         context, machine = self._context, self._machine
         for share in machine.shares:
             status = last[names.share_service_unit(share.name, self._suffix)]
-            problem = await blame.failed_move(share, status)
+            problem = await blame.failed_move(share, status, self._begun_at)
             if problem:
                 return UnitFailed(f'{begin}: share "{share.name}": {problem}')
         words = await blame.qemus_words(context, machine.spec, last[self._unit].invocation)

@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import migration, store
+from vfsd import blame, migration, store
 from vfsd.boot import Predecessor
 from vfsd.commands import Incoming
 from vfsd.context import Context
 from vfsd.devices import Layout
-from vfsd.errors import MonitorFailed, VfsdError, WrongState
+from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
 from vfsd.model import MachineState
 from vfsd.qmp import Monitor
 from vfsd.refresh import check_shares
@@ -123,9 +124,14 @@ async def suspend(context: Context, machine: Sleep) -> None:
 async def _write(context: Context, machine: Sleep, monitor: Monitor, folder: Path) -> Saved:
     prepare(folder)
     kind = await migration.machine_type(monitor)
+    begun = time.time()
     await monitor.execute("stop")
     await migration.save(monitor, link(context, machine))
     await migration.wait(monitor)
+    for share in machine.shares:  # QEMU does not tell; only going on with the guest would fail
+        lost = await blame.deleted_file(share, begun)
+        if lost:
+            raise UnitFailed(f'share "{share.name}": {lost}')
     return Saved(
         machine_type=kind,
         accelerator=machine.accelerator,

@@ -218,12 +218,10 @@ class Serving(ABC):
         socket, service = supervisor.status(self.socket_unit), supervisor.status(self.service_unit)
         # while virtiofsd's child goes after it, the socket takes nobody, and how it ended is not known yet
         ending = service.active == "deactivating" and socket.active == "active"
-        if self._recovering:
+        if self._recovering or self._lost:
             return ShareState.FAILED
         if service.active in ("active", "activating") or ending:
             return ShareState.ACTIVE
-        if self._lost:
-            return ShareState.FAILED
         if socket.active == "active":
             return ShareState.STOPPING if self._spent else ShareState.LISTENING
         self._spent = False

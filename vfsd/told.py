@@ -13,6 +13,7 @@ from vfsd.credentials import Passed
 from vfsd.errors import InvalidArgs
 from vfsd.model import Firmware, MachineSpec, ShareSpec
 from vfsd.mounting import FSTAB_CREDENTIAL, Mount, fits_fstab, fstab_line, mount_argument, mounts_of
+from vfsd.options import require
 from vfsd.vsock import CREDENTIAL, Address
 
 KEYS_CREDENTIAL = "ssh.authorized_keys.root"
@@ -46,7 +47,13 @@ def tell(
         return Told(line)
     only = [mount for mount in mounts if not fits_fstab(mount)]
     rest = [mount for mount in mounts if fits_fstab(mount)]
-    return Told(_kernel_line(spec, root, architecture, only), _lines(spec, rest))
+    line = _kernel_line(spec, root, architecture, only)
+    size, most = len(line.encode()), architecture.command_line_size - 1
+    require(
+        size <= most,
+        f'the kernel of machine "{spec.name}" would get {size} bytes of arguments, and takes {most}; shorten Append',
+    )
+    return Told(line, _lines(spec, rest))
 
 
 def _kernel_line(

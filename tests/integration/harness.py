@@ -9,6 +9,7 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -148,6 +149,14 @@ class Vfsd:
 
     def restart(self) -> None:
         self.systemctl("restart", "vfsd.service")
+
+    def crash(self) -> None:
+        """Kill vfsd, and have it started again by hand, if systemd did not."""
+        pid = self.main_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: self.main_pid() != pid, "systemd notices")
+        self.systemctl("reset-failed", "vfsd.service", check=False)
+        self.systemctl("start", "vfsd.service")
 
     def main_pid(self) -> int:
         return int(self.unit_property("vfsd.service", "MainPID"))

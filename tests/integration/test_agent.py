@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import re
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -80,9 +79,7 @@ async def test_a_guest_and_its_agent(  # noqa: PLR0915  # a boot takes seconds: 
     assert 0 < free <= size
 
     # a new vfsd finds the agent again
-    os.kill(vfsd.main_pid(), signal.SIGKILL)
-    vfsd.systemctl("reset-failed", "vfsd.service", check=False)
-    vfsd.systemctl("start", "vfsd.service")
+    vfsd.crash()
     wait_for(lambda: vfsd.get(machine, MACHINE, "GuestReady"), "the agent is found again")
     wait_for(lambda: vfsd.get(machine, MACHINE, "GuestSystem").startswith("vfsd built-in"), "and its system")
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +140,41 @@ async def test_a_guest_mounts_it_at_once_and_gives_it_back(vfsd: Vfsd, client: C
     own = f"guest.{first.name}"
     await client.call(*detach, own)
     assert await client.get(machine, MACHINE, "Shares") == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.3])
+async def test_a_virtiofsd_that_dies_meanwhile(
+    vfsd: Vfsd, client: Client, folder: Path, delay: float
+) -> None:
+    """The share is attached or it is not, and the machine goes on; a reset takes away what the guest has kept."""
+    folder.chmod(0o777)
+    late = folder / "late"
+    late.mkdir()
+    share = await client.create_share("late", late)
+    machine = await builtin(client, folder)
+    await guest_is_ready(vfsd, machine)
+    options = {"MountPoint": Variant("s", "/late")}
+    attaching = asyncio.ensure_future(client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", options))
+    pid = await until(lambda: vfsd.get(share, SHARE, "MainPID"), "virtiofsd is there")
+    await asyncio.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    try:
+        await attaching
+    except BusError as error:
+        assert error.name in ("MonitorFailed", "GuestTimeout", "UnitFailed", "NotSupported", "Failed"), error
+        assert share not in await client.get(machine, MACHINE, "Shares")
+        await until(lambda: vfsd.get(share, SHARE, "State") == "listening", "it listens again")
+        await client.call(machine, MACHINE, "Reset")
+        await until(lambda: not vfsd.get(machine, MACHINE, "GuestReady"), "it boots again")
+        await guest_is_ready(vfsd, machine)
+        await client.call(machine, MACHINE, "Refresh")  # which a device of no share would prevent
+        await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", options)
+        assert await client.get(share, SHARE, "MountedAt") == "/late"
+    else:
+        assert share in await client.get(machine, MACHINE, "Shares")
+        await until(lambda: vfsd.get(share, SHARE, "State") == "failed", "it is told")
+        assert await client.get(machine, MACHINE, "Degraded") is True
+    assert await client.get(machine, MACHINE, "State") == "running"
+    assert (await execute(client, machine, "ls", "/first"))[0] == 0
+    assert not any(unit.startswith("vfsd-machine-guest-2") for unit in vfsd.units())

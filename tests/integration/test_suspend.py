@@ -15,7 +15,7 @@ from dbus_next import Variant
 
 from tests.integration.conftest import only_system
 from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
-from tests.integration.test_hotplug import guest_is_ready, refused
+from tests.integration.test_hotplug import execute, guest_is_ready, refused
 from tests.integration.test_refresh import goes_on, ready
 from tests.integration.tiny_guest import started
 
@@ -89,11 +89,9 @@ async def test_a_vfsd_that_dies_in_between(vfsd: Vfsd, client: Client, folder: P
     machine = await ready(vfsd, client, folder)
     calling = asyncio.ensure_future(client.call(machine, MACHINE, "Suspend"))
     await asyncio.sleep(delay)
-    os.kill(vfsd.main_pid(), signal.SIGKILL)
+    vfsd.crash()
     with contextlib.suppress(BusError):
         await calling
-    vfsd.systemctl("reset-failed", "vfsd.service", check=False)
-    vfsd.systemctl("start", "vfsd.service")
 
     def settled() -> bool:
         state, suspended = vfsd.get(machine, MACHINE, "State"), vfsd.get(machine, MACHINE, "Suspended")
@@ -142,3 +140,25 @@ async def test_a_paused_guest_and_one_with_a_disk(vfsd: Vfsd, client: Client, fo
     await client.call(machine, MACHINE, "Shutdown", "t", 0)
     wait_for(lambda: vfsd.get(machine, MACHINE, "State") == "stopped", "it stops")
     assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
+
+
+async def test_a_deleted_file_that_the_guest_has_open_is_named(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    machine = await ready(vfsd, client, folder)
+    await execute(
+        client,
+        machine,
+        "sh",
+        "-c",
+        "(exec 5>/first/gone; rm /first/gone; exec sleep 1d) </dev/null >/dev/null 2>&1 &",
+    )
+    await until(lambda: not (folder / "gone").exists(), "it is deleted")
+    for call in ("Suspend", "Suspend"):
+        words = ("could not be suspended, and goes on", "deleted file open, (/gone)")
+        await refused(client.call(machine, MACHINE, call), "UnitFailed", *words)
+        assert await client.get(machine, MACHINE, "State") == "running"
+        await goes_on(folder)
+    await execute(client, machine, "killall", "sleep")
+    await client.call(machine, MACHINE, "Suspend")
+    await client.call(machine, MACHINE, "Thaw")
