@@ -184,6 +184,14 @@ def test_what_finds_no_room_there_goes_into_the_credential() -> None:
     assert few.fstab == ()
 
 
+def test_what_finds_no_room_at_all_is_refused() -> None:
+    kept = len("console=ttyS0 ")
+    fits = machine(Kernel="/k", Append="x" * (2047 - kept))
+    assert len(told.tell(fits, [share("src", "/mnt")], None, X86).arguments) == 2047
+    with pytest.raises(InvalidArgs, match="2048 bytes of arguments, and takes 2047; shorten Append"):
+        told.tell(machine(Kernel="/k", Append="x" * (2048 - kept)), [share("src", "/mnt")], None, X86)
+
+
 def test_without_a_kernel_it_is_the_credential() -> None:
     what = told.tell(machine(), [share("src", "/mnt")], None, X86)
     assert (what.arguments, len(what.fstab)) == ("", 1)
