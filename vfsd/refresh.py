@@ -16,7 +16,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vfsd import blame, commands, migration, names, ssh
+from vfsd import blame, commands, credentials, migration, names, ssh
 from vfsd.boot import Launch, Predecessor, prepare
 from vfsd.commands import Incoming
 from vfsd.context import Context
@@ -159,6 +159,7 @@ class _Refresh:
             raise
         finally:
             machine.frozen = False
+            credentials.remove(machine.paths.credentials)  # the second QEMU has read them, or never will
             for path in (machine.paths.incoming, machine.paths.incoming_control):
                 path.unlink(missing_ok=True)
 
@@ -335,12 +336,16 @@ class _Refresh:
 
 async def settle(context: Context, machine: Machine) -> str:
     """Which of the two sets of units has a machine's guest, by its suffix, after a vfsd that may have been killed in
-    the middle of a Refresh; the other one is ended.
+    the middle of a Refresh; the other one is ended. The first, if neither runs.
     """
     known, further = machine.memory.suffix, names.other(machine.memory.suffix)
-    supervisor = context.supervisor
-    if not supervisor.status(names.machine_unit(machine.name, further)).runs:
-        return known
+    running = {
+        suffix
+        for suffix in names.SUFFIXES
+        if context.supervisor.status(names.machine_unit(machine.name, suffix)).runs
+    }
+    if further not in running:
+        return known if known in running else names.FIRST
     if await _status(context, machine, further) == "running":
         await _end(context, machine, known)
         return further

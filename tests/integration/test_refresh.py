@@ -77,7 +77,8 @@ def running(vfsd: Vfsd) -> list[str]:
 
 @pytest.mark.parametrize("copied", [False, True])
 async def test_open_files_go_on(vfsd: Vfsd, client: Client, folder: Path, copied: bool) -> None:
-    machine = await ready(vfsd, client, folder, **(COPIED if copied else {}))
+    secret = {"Credentials": ("a{ss}", {"token": "secret"})}
+    machine = await ready(vfsd, client, folder, **secret, **(COPIED if copied else {}))
     [share] = await client.get(machine, MACHINE, "Shares")
     first, before = await pids(client, machine), running(vfsd)
     downtimes = []
@@ -109,6 +110,7 @@ async def test_open_files_go_on(vfsd: Vfsd, client: Client, folder: Path, copied
         assert client.signals.changes(machine, "GuestReady") == []
         assert await client.get(machine, MACHINE, "GuestReady") is True
         assert await client.get(share, SHARE, "MountedAt") == "/first"
+        assert not (vfsd.runtime / "machine/guest/credentials").exists()
         downtimes.append(await client.get(machine, MACHINE, "RefreshDowntimeUSec"))
     told = vfsd.journal("VFSD_MACHINE=guest", f"MESSAGE_ID={MessageId.REFRESHED}")[-3:]
     assert [int(entry["VFSD_DOWNTIME_USEC"]) for entry in told] == downtimes
@@ -125,7 +127,8 @@ async def test_open_files_go_on(vfsd: Vfsd, client: Client, folder: Path, copied
     wait_for(lambda: vfsd.get(machine, MACHINE, "State") == "stopped", "it stops")
     assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
     wait_for(lambda: vfsd.units() == [], "no unit is left")
-    # what starts next has the first names again
+    # what starts next has the first names again, whichever vfsd starts it
+    vfsd.restart()
     await client.call(machine, MACHINE, "Start")
     assert running(vfsd) == before
     assert await client.get(machine, MACHINE, "RefreshDowntimeUSec") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -162,3 +163,32 @@ async def test_a_deleted_file_that_the_guest_has_open_is_named(
     await execute(client, machine, "killall", "sleep")
     await client.call(machine, MACHINE, "Suspend")
     await client.call(machine, MACHINE, "Thaw")
+
+
+async def test_it_goes_on_after_a_reboot_of_the_host(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    """As far as vfsd can tell: what is kept until the next reboot is gone, and machines with Autostart are started."""
+    keep = {"Persistent": ("b", True), "Autostart": ("b", True)}
+    machine = await ready(vfsd, client, folder, **keep)
+    await client.call(machine, MACHINE, "Refresh")
+    await client.call(machine, MACHINE, "Suspend")
+    vfsd.systemctl("stop", "vfsd.service")
+    shutil.rmtree(vfsd.runtime / "machine")
+    shutil.rmtree(vfsd.runtime / "definitions")
+    (vfsd.runtime / "begun").unlink()
+    vfsd.systemctl("start", "vfsd.service")
+    wait_for(lambda: vfsd.get(machine, MACHINE, "State") == "running", "it goes on by itself", 30)
+    assert await client.get(machine, MACHINE, "Suspended") is False
+    await goes_on(folder)
+
+
+async def test_a_guest_of_a_machine_that_is_gone_is_forgotten(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    machine = await ready(vfsd, client, folder)
+    await client.call(machine, MACHINE, "Suspend")
+    assert saved(vfsd).exists()
+    vfsd.systemctl("stop", "vfsd.service")
+    shutil.rmtree(vfsd.runtime / "definitions")  # as a reboot does
+    vfsd.systemctl("start", "vfsd.service")
+    assert vfsd.manager("ListMachines") == []
+    assert not saved(vfsd).exists()
