@@ -15,8 +15,8 @@ SLOTS_OF_BRIDGE = 31
 """Devices behind one bridge: PCI has 32 numbers, the first is left to the bridge's own hot-plug controller."""
 _KICKED = {"event_idx": False}
 """The guest tells virtiofsd of each request, not only of the next one that virtiofsd asked to be told of. When a guest
-is moved to another QEMU, one of these notices can be lost (QEMU 10.0, virtiofsd 1.13: in 4 of 90 moves of a guest that
-writes all the time, on a busy host); with event indices virtiofsd would never be told again."""
+is moved to another QEMU, such a notice can be lost (QEMU 10.0, virtiofsd 1.13; see HACKING.md, "How a guest is moved"),
+and with event indices it is not given again."""
 _FUNCTIONS = 8
 """Functions of one PCI device."""
 _FIRST_PORT_SLOT = 0x10

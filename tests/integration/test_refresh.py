@@ -137,7 +137,7 @@ async def test_open_files_go_on(vfsd: Vfsd, client: Client, folder: Path, copied
 async def test_a_guest_that_writes_all_the_time_is_not_left_hanging(
     vfsd: Vfsd, client: Client, folder: Path
 ) -> None:
-    """Notice of a request may be lost on the way (seen in 4 of 90 moves on a busy host); the agent helps then."""
+    """Notice of a request may be lost on the way, if seldom; the agent helps then."""
     folder.chmod(0o777)
     machine = await builtin(client, folder)
     await guest_is_ready(vfsd, machine)
