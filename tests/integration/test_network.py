@@ -34,7 +34,8 @@ def tap() -> Iterator[Path]:
 @pytest.fixture
 def bridge() -> Iterator[None]:
     """A bridge with an address, which QEMU's helper may use."""
-    ip("link", "add", BRIDGE, "type", "bridge")
+    # an address of its own: else it is that of one of its ports, and changes as they come and go
+    ip("link", "add", BRIDGE, "address", "02:00:00:00:07:01", "type", "bridge")
     ip("addr", "add", f"{HOST}/24", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")
     rules = Path("/etc/qemu/bridge.conf")

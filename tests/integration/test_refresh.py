@@ -29,11 +29,11 @@ from tests.integration.harness import (
     wait_for,
 )
 from tests.integration.test_hotplug import builtin, execute, guest_is_ready, refused
-from tests.integration.test_network import TAP, tap
-from tests.integration.tiny_guest import started, tiny_machine
+from tests.integration.test_network import BRIDGE, GUEST, HOST, TAP, bridge, tap
+from tests.integration.tiny_guest import make_image, started, tiny_machine
 from vfsd.journal import MessageId
 
-__all__ = ["tap"]
+__all__ = ["bridge", "tap"]
 COPIED = {"ExtraArguments": ("as", ["-machine", "aux-ram-share=off"])}
 """QEMU's memory can't be handed over then, as before QEMU 10.0, but has to be copied."""
 WRITER = "(i=0; while sleep 0.02; do i=$((i+1)); echo $i; done) >/first/log 2>/dev/null </dev/null &"
@@ -362,6 +362,40 @@ async def test_a_disk_goes_over(vfsd: Vfsd, client: Client, folder: Path) -> Non
     await client.call(machine, MACHINE, "Shutdown", "t", 0)
     wait_for(lambda: vfsd.get(machine, MACHINE, "State") == "stopped", "it stops")
     assert await client.get(machine, MACHINE, "Reason") == "the guest powered off"
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+async def test_firmware_and_images_go_over(vfsd: Vfsd, client: Client, folder: Path, kind: str) -> None:
+    """Files that one QEMU at a time may write to: what waits for the guest does not open them for that yet."""
+    image = make_image(folder / "tiny.raw")
+    if kind == "qcow2":
+        image = folder / "tiny.qcow2"
+        vfsd.run("qemu-img", "convert", "-O", "qcow2", str(folder / "tiny.raw"), str(image))
+    machine = await tiny_machine(
+        client, folder, Image=("s", str(image)), Firmware=("s", "uefi"), Memory=("t", 256 << 20)
+    )
+    await client.call(machine, MACHINE, "Start")
+    for _ in range(2):
+        old = await client.get(machine, MACHINE, "MainPID")
+        await client.call(machine, MACHINE, "Refresh")
+        assert await client.get(machine, MACHINE, "MainPID") not in (0, old)
+    await client.call(machine, MACHINE, "Suspend")
+    await client.call(machine, MACHINE, "Thaw")
+    assert await client.get(machine, MACHINE, "State") == "running"
+
+
+@only_system
+async def test_a_bridge_takes_both(vfsd: Vfsd, client: Client, folder: Path, bridge: None) -> None:
+    folder.chmod(0o777)
+    machine = await builtin(client, folder, Network=("s", f"bridge:{BRIDGE}"))
+    await guest_is_ready(vfsd, machine)
+    up = f"until ip link set eth0 up; do sleep 0.2; done; ip addr add {GUEST}/24 dev eth0"
+    assert (await execute(client, machine, "sh", "-c", up))[0] == 0
+    for _ in range(2):
+        await client.call(machine, MACHINE, "Refresh")
+        ping = f"for i in 1 2 3 4 5 6; do ping -c 1 -W 1 {HOST} && exit; done; exit 1"
+        assert (await execute(client, machine, "sh", "-c", ping))[0] == 0
+    await client.call(machine, MACHINE, "Kill")
 
 
 async def test_what_can_not_be_refreshed(vfsd: Vfsd, client: Client, folder: Path) -> None:
