@@ -355,6 +355,7 @@ class Lifecycle(Condition):
         self.readiness.end()
         self._context.registrar.forget(self.name)
         self.paths.deadline.unlink(missing_ok=True)
+        self.paths.leader_input.unlink(missing_ok=True)
         credentials.remove(self.paths.credentials)
         self.main_pid = self.refresh_downtime_usec = 0
         self.suffix = FIRST

@@ -263,6 +263,7 @@ class _Refresh:
             with contextlib.suppress(SupervisorError):
                 await supervisor.kill(units[0], signal.SIGKILL)
         await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
+        self._context.paths.machine(self._machine.name, self._old_suffix).leader_input.unlink(missing_ok=True)
 
     async def _forward(self, monitor: Monitor) -> None:
         """Forward ports of the host as the first QEMU did, which has let go of them."""
@@ -314,6 +315,7 @@ class _Refresh:
             if await supervisor.wait_gone(units[:1], CLEANUP_TIMEOUT) and self._runs:
                 await self._old.execute("cont")
         await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
+        self._context.paths.machine(self._machine.name, self._suffix).leader_input.unlink(missing_ok=True)
         if not self._machine.live:
             return WrongState(f"{self._who} ended meanwhile")
         return await self._explain(error, last)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,5 +186,8 @@ def make(vfsd: Vfsd, root: Path, shares: list[Any], **options: tuple[str, Any]) 
         finally:
             await client.close()
 
-    asyncio.run(define())
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # asyncio.run() forgets the loop that is its thread's, which pytest keeps
+        pool.submit(asyncio.run, define()).result()
     return debian

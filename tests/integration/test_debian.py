@@ -170,7 +170,7 @@ async def test_credentials_reach_its_systemd_and_nobody_else(debian: Debian, cli
     assert_untold("ps", debian.vfsd.run("ps", "-eo", "args"))
     assert_untold("the unit", debian.vfsd.systemctl("show", f"vfsd-machine-{NAME}.service"))
     assert_untold("the objects", debian.vfsd.run("busctl", "--json=short", "introspect", "org.vfsd1", PATH))
-    assert_untold("the journal", json.dumps(debian.vfsd.journal()))
+    assert_untold("the journal", json.dumps(debian.vfsd.journal(f"VFSD_MACHINE={NAME}")))
     assert await client.get(PATH, MACHINE, "Credentials") == {"vfsd-test.secret": ""}
     # and there
     assert_untold("the guest's kernel", await sh(client, "cat /proc/cmdline"))
