@@ -60,7 +60,7 @@ class Adoption(Sleep):
                 if ran:
                     await self.qemu.execute("cont")
             saved.forget(self._context.paths.machine_state(self.name))
-        self.saving(False)
+        self._remember(saving=False)
 
     async def _adopt_running(self, status: UnitStatus) -> None:
         self.main_pid = status.main_pid

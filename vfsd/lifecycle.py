@@ -82,7 +82,8 @@ class Lifecycle(Condition):
         self, before: Predecessor | None = None, take_in: TakeIn | None = None, more_time: float = 0
     ) -> None:
         """:param before: whose guest it goes on with; without, it boots.
-        :param take_in: what QEMU has to do first then; :param more_time: seconds that this may take.
+        :param take_in: what QEMU has to do first then.
+        :param more_time: seconds that this may take.
         """
         self._end = self._failure = ""
         self._last_status = UnitStatus()

@@ -9,19 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vfsd.errors import MonitorFailed
 from vfsd.qmp import Monitor
+from vfsd.supervisor import CLEANUP_TIMEOUT, Supervisor, SupervisorError
 
 _FIRST_LOOK, _LAST_LOOK, _GROWTH = 0.002, 0.02, 1.05
 """Seconds between looks at how far it is, which grow from the one to the other: when all is sent, the guest stands
 still."""
 _CANCEL_TIMEOUT = 5.0
 """Seconds in which QEMU must have given a migration up."""
+_END_TIMEOUT = 5.0
+"""Seconds in which a QEMU that was asked to quit must be gone."""
 _FULL_SPEED = 1 << 40
 """Bytes a second, more than there are; QEMU would send 128 MiB."""
 _NOBODY_LISTENS = "Failed to connect"
@@ -118,6 +122,19 @@ async def arrived(monitor: Monitor) -> None:
         return await monitor.status() != "inmigrate"
 
     await _until(taken)
+
+
+async def end_sender(supervisor: Supervisor, monitor: Monitor, units: Sequence[str]) -> None:
+    """End a QEMU that has sent its guest away, and return when its units are gone.
+
+    :param units: that of QEMU first.
+    """
+    with contextlib.suppress(MonitorFailed):  # it may be gone before it answers
+        await monitor.execute("quit")
+    if not await supervisor.wait_gone(units[:1], _END_TIMEOUT):
+        with contextlib.suppress(SupervisorError):
+            await supervisor.kill(units[0], signal.SIGKILL)
+    await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
 
 
 async def give_up(monitor: Monitor) -> None:

@@ -37,8 +37,6 @@ TIMEOUT = 15.0
 under a client's 25."""
 COPY_RATE = 100 << 20
 """Bytes of memory that are copied at least in a second, where they must be; some GiB on today's machines."""
-END_TIMEOUT = 5.0
-"""Seconds in which a QEMU that was asked to quit must be gone."""
 AGENT_TIMEOUT = 1.0
 """Seconds for which an answer of the guest's agent that is under way is waited for."""
 KEEP_TIMEOUT = 1.0
@@ -256,13 +254,8 @@ class _Refresh:
 
     async def _end_old(self, old: Monitor) -> None:
         supervisor, units = self._context.supervisor, _units(self._machine, self._old_suffix)
-        with contextlib.suppress(MonitorFailed):  # it may be gone before it answers
-            await old.execute("quit")
+        await migration.end_sender(supervisor, old, units)
         await old.close()
-        if not await supervisor.wait_gone(units[:1], END_TIMEOUT):
-            with contextlib.suppress(SupervisorError):
-                await supervisor.kill(units[0], signal.SIGKILL)
-        await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
         self._context.paths.machine(self._machine.name, self._old_suffix).leader_input.unlink(missing_ok=True)
 
     async def _forward(self, monitor: Monitor) -> None:

@@ -254,7 +254,8 @@ class Registry:
         if known is not None:
             if not known.state.idle:
                 known.reconfigure(spec)
-            if known.spec == spec or known.suspended or not known.state.idle:
+                return
+            if known.spec == spec or known.suspended:
                 return
             for share in known.attached:
                 share.attach(None)

@@ -53,6 +53,17 @@ class Saved:
     persistent: bool
     """Whether the machine's definition survives a reboot, as this does."""
 
+    @property
+    def document(self) -> dict[str, str | bool]:
+        """What read() makes this of."""
+        return {
+            "machine_type": self.machine_type,
+            "accelerator": self.accelerator,
+            "layout": self.layout.write(),
+            "vsock": self.vsock,
+            "persistent": self.persistent,
+        }
+
     def predecessor(self, link: Path) -> Predecessor:
         """As a start has it that goes on with the guest."""
         incoming = Incoming(self.machine_type, [f"file:{link}"])
@@ -107,7 +118,7 @@ async def suspend(context: Context, machine: Sleep) -> None:
     monitor, folder = machine.qemu.monitor, context.paths.machine_state(machine.name)
     runs = machine.state is MachineState.RUNNING
     machine.frozen = True
-    machine.saving(True)
+    machine.remember(saving=True)
     try:
         async with asyncio.timeout(TIMEOUT + machine.spec.memory / RATE):
             known = await _write(context, machine, monitor, folder)
@@ -118,7 +129,7 @@ async def suspend(context: Context, machine: Sleep) -> None:
         raise
     finally:
         machine.frozen = False
-    await finish(_complete(machine, folder, known))
+    await finish(_complete(machine, monitor, folder, known))
 
 
 async def _write(context: Context, machine: Sleep, monitor: Monitor, folder: Path) -> Saved:
@@ -141,17 +152,10 @@ async def _write(context: Context, machine: Sleep, monitor: Monitor, folder: Pat
     )
 
 
-async def _complete(machine: Sleep, folder: Path, known: Saved) -> None:
-    document = {
-        "machine_type": known.machine_type,
-        "accelerator": known.accelerator,
-        "layout": known.layout.write(),
-        "vsock": known.vsock,
-        "persistent": known.persistent,
-    }
-    store.replace(folder / _KNOWN, document, sync=True)
-    await machine.end_suspended(SUSPENDED)
-    machine.saving(False)
+async def _complete(machine: Sleep, monitor: Monitor, folder: Path, known: Saved) -> None:
+    store.replace(folder / _KNOWN, known.document, sync=True)
+    await machine.end_suspended(SUSPENDED, monitor)
+    machine.remember(saving=False)
 
 
 async def _go_on(
@@ -163,7 +167,7 @@ async def _go_on(
         if runs:
             await monitor.execute("cont")
     forget(folder)
-    machine.saving(False)
+    machine.remember(saving=False)
     who = f'machine "{machine.name}"'
     if not machine.live:
         return WrongState(f"{who} ended meanwhile")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-
 from vfsd import migration, saved
-from vfsd.errors import MonitorFailed, WrongState
+from vfsd.errors import WrongState
 from vfsd.inside import AGENT_TIMEOUT
-from vfsd.lifecycle import KILL_TIMEOUT, Lifecycle
+from vfsd.lifecycle import Lifecycle
 from vfsd.model import MachineState
 from vfsd.qmp import Monitor
-from vfsd.supervisor import CLEANUP_TIMEOUT
 
 
 class Sleep(Lifecycle):
@@ -51,21 +47,12 @@ class Sleep(Lifecycle):
             self.suspended = False
             self._set_state(MachineState.STOPPED, "what was suspended is forgotten")
 
-    def saving(self, under_way: bool) -> None:
-        """Remember whether the guest stands still because it is written to disk."""
-        self._remember(saving=under_way)
-
-    async def end_suspended(self, reason: str) -> None:
+    async def end_suspended(self, reason: str, monitor: Monitor) -> None:
         """End the QEMU whose guest is saved, and return when it is gone."""
         self._end = reason
         self.suspended = True
         self._set_state(MachineState.STOPPING, reason)
-        supervisor, units = self._context.supervisor, self._units
-        with contextlib.suppress(MonitorFailed):  # it may be gone before it answers
-            await self.qemu.execute("quit")
-        if not await supervisor.wait_gone(units[:1], KILL_TIMEOUT):
-            await supervisor.kill(units[0], signal.SIGKILL)
-        await supervisor.wait_gone(units, CLEANUP_TIMEOUT)
+        await migration.end_sender(self._context.supervisor, monitor, self._units)
 
     async def _take_in(self, monitor: Monitor) -> None:
         """Let the guest that QEMU reads go on; what is saved is that guest no longer."""
