@@ -31,7 +31,7 @@ class Adoption(Sleep):
         is_saved = saved.read(self._context.paths.machine_state(self.name)) is not None
         self.suspended = is_saved and (known.saving or not status.runs)
         if not status.runs:  # a vfsd that was killed as it started the machine has left them
-            credentials.remove(self.paths.credentials)
+            credentials.remove(self.paths.private)
         if status.runs:
             await self._adopt_running(status)
         elif self.suspended:

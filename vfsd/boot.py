@@ -6,24 +6,36 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import socket
+import shutil
+import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import commands, ctrl_alt_del, power_off, root_share, ssh, told, units
-from vfsd.commands import Boot, Incoming, MachineArchitecture, QemuPlan, ShareDevice, VsockDevice
+from vfsd import commands, ctrl_alt_del, hardening, image, power_off, root_share, told, units
+from vfsd.commands import (
+    Boot,
+    Incoming,
+    MachineArchitecture,
+    QemuPlan,
+    ShareDevice,
+    UefiFirmware,
+    VsockDevice,
+)
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
-from vfsd.model import Firmware
+from vfsd.image import Layer
+from vfsd.migration import Channels
+from vfsd.model import Display, Firmware
 from vfsd.mounting import own_options
 from vfsd.names import FIRST
+from vfsd.opened import Opened, Openings
 from vfsd.paths import MachinePaths
 from vfsd.share import Share
-from vfsd.units import FIRST_SHARE_FD, SOCKETS, Place, Unit
-from vfsd.vsock import Address
+from vfsd.units import FIRST_OPENED_FD, SOCKETS, Place, Unit
+from vfsd.vsock import DEVICE, Address
 
 if TYPE_CHECKING:
     from vfsd.lifecycle import Lifecycle
@@ -44,19 +56,18 @@ class Launch:
     """Whether the console has a socket."""
     layout: Layout
     """Where the shares' devices stand."""
-    ssh_address: str = ""
-    """Where the guest's SSH server will be reached; "" if nowhere."""
     vsock: Address | None = None
     """The guest's address there, and the port to which it speaks."""
-    reserved: list[socket.socket] = field(default_factory=list)
-    """What keeps ports from others until QEMU has them; to be closed then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
     """What is known of a QEMU whose guest another one is about to take over."""
 
-    incoming: Incoming
+    machine_type: str
+    """That of the other one: its versioned name, as q35 stands for another one in each version of QEMU."""
+    source: Path
+    """Where its guest comes from: a file, or a folder in which the other one is met."""
     layout: Layout
     accelerator: str
     suffix: str = FIRST
@@ -65,6 +76,8 @@ class Predecessor:
     """Whether it has a vsock device."""
     lives: bool = False
     """Whether it runs still, and holds the ports of the host that lead to its guest."""
+    shared: bool = False
+    """Whether its memory is handed over, and not copied."""
 
 
 async def prepare(context: Context, machine: Lifecycle, before: Predecessor | None = None) -> Launch:
@@ -85,31 +98,35 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
     share_units = [unit for share in machine.shares for unit in await share.units(place)]
     paths = context.paths.machine(spec.name, suffix)
     paths.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    open_files = context.supervisor.version >= OPEN_FILE_SINCE
+    openings = Openings(FIRST_OPENED_FD, opens=context.supervisor.version >= OPEN_FILE_SINCE)
     cold = Layout.cold(((share.name, share.spec.tag) for share in machine.shares), spec.spare_ports)
     layout = before.layout if before else cold
     architecture = MachineArchitecture.of(qemu.arch)
     has_vsock = before.vsock if before else qemu.vsock_device
     vsock = await machine.readiness.prepare() if has_vsock else None
-    boot = await _boot(context, machine, architecture, vsock)
+    shares = _devices(context, layout, suffix, openings)
+    vsock_device = VsockDevice(vsock.cid, openings.add(DEVICE, writable=True)) if vsock else None
+    boot = await _boot(context, machine, architecture, vsock, openings)
     lives = before is not None and before.lives
-    ssh_address, reserved = (machine.ssh_address, []) if lives else await _ssh_address(machine)
     plan = QemuPlan(
         binary=str(qemu.path),
         architecture=architecture,
         accelerator=accelerator,
         boot=boot,
-        shares=_devices(context, layout, suffix, open_files=open_files),
+        shares=shares,
         slots=layout.slots,
         sockets=SOCKETS,
         has_hub=qemu.chardev_hub,
         has_panic_device=qemu.panic_device,
         has_panic_exit=qemu.panic_exit,
-        display=paths.display,
-        forward=[] if lives else ssh.own_forward(spec, ssh_address),
+        display=_display(context, machine, paths, openings),
         has_shared_ram=qemu.shared_ram,
-        incoming=before.incoming if before else None,
-        vsock=_vsock_device(vsock, layout, open_files=open_files),
+        incoming=_incoming(before, openings) if before else None,
+        vsock=vsock_device,
+    )
+    kvm_group = await context.host.kvm_group() if accelerator == "kvm" else 0
+    sandbox = hardening.qemu(
+        spec, context.scope, paths, accelerator, opens=openings.opens, kvm_group=kvm_group
     )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
     unit, aux = units.machine_units(
@@ -119,10 +136,11 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         [plug.share for plug in layout.plugs],
         context.scope,
         context.paths,
-        open_files=open_files,
+        sandbox,
+        open_files=openings.entries,
         suffix=suffix,
         reboot_command=await _prepare_leader(context, spec.name, paths),
-        vsock=vsock is not None,
+        umask=0 if lives else units.UMASK,
     )
     return Launch(
         unit=unit,
@@ -130,71 +148,109 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         accelerator=accelerator,
         console=qemu.chardev_hub,
         layout=layout,
-        ssh_address=ssh_address,
         vsock=vsock,
-        reserved=reserved,
     )
 
 
-def _devices(context: Context, layout: Layout, suffix: str, *, open_files: bool) -> list[ShareDevice]:
+def _devices(context: Context, layout: Layout, suffix: str, openings: Openings) -> list[ShareDevice]:
     return [
         ShareDevice(
-            tag=plug.tag,
-            slot=plug.slot,
-            fd=FIRST_SHARE_FD + number if open_files else None,
-            path=context.paths.share_socket(plug.share, suffix),
+            plug.tag, plug.slot, openings.add(context.paths.share_socket(plug.share, suffix), writable=True)
         )
-        for number, plug in enumerate(layout.plugs)
+        for plug in layout.plugs
     ]
 
 
-def _vsock_device(address: Address | None, layout: Layout, *, open_files: bool) -> VsockDevice | None:
-    if address is None:
-        return None
-    return VsockDevice(address.cid, FIRST_SHARE_FD + len(layout.plugs) if open_files else None)
+def _incoming(before: Predecessor, openings: Openings) -> Incoming:
+    source = openings.add(before.source)
+    if before.lives:
+        return Incoming(before.machine_type, Channels.below(source.readable, shared=before.shared).incoming)
+    return Incoming(before.machine_type, [f"file:{source.block}"], source.set_arguments)
+
+
+def _display(context: Context, machine: Lifecycle, paths: MachinePaths, openings: Openings) -> Path:
+    """Where QEMU makes the socket of its display."""
+    if machine.spec.display is Display.NONE or not hardening.has_own_user(
+        context.scope, opens=openings.opens
+    ):
+        return paths.display
+    made = Path("/run") / paths.display_folder / "socket"
+    paths.display.unlink(missing_ok=True)
+    paths.display.symlink_to(made)
+    return made
 
 
 async def _boot(
-    context: Context, machine: Lifecycle, architecture: MachineArchitecture, vsock: Address | None
+    context: Context,
+    machine: Lifecycle,
+    architecture: MachineArchitecture,
+    vsock: Address | None,
+    openings: Openings,
 ) -> Boot:
     spec = machine.spec
     if spec.builtin:
-        boot, what = await _builtin(context, machine), told.Told()
+        boot, what = await _builtin(context, machine, openings), told.Told()
     else:
         root = root_share.find(machine)
         shares = [share.spec for share in machine.shares]
         what = told.tell(spec, shares, root.spec if root else None, architecture)
-        boot = await _own_boot(context, machine, root, what.arguments)
+        boot = await _own_boot(context, machine, root, what.arguments, openings)
     keys = [await context.host.ssh_key()] if spec.ssh else []
     folder = context.paths.machine(spec.name).credentials
     passed = await told.pass_credentials(spec, what, keys, vsock, architecture, folder)
-    return dataclasses.replace(boot, credentials=passed)
+    return dataclasses.replace(boot, credentials=passed.through(openings))
 
 
-async def _own_boot(context: Context, machine: Lifecycle, root: Share | None, arguments: str) -> Boot:
+async def _own_boot(
+    context: Context, machine: Lifecycle, root: Share | None, arguments: str, openings: Openings
+) -> Boot:
     """What the user gave to be booted."""
     spec = machine.spec
-    paths = context.paths.machine(spec.name)
+    files = _Files(context.paths.machine(spec.name), spec.name, openings)
     uefi = None
     if spec.firmware is Firmware.UEFI:
-        folder = context.paths.machine_state(spec.name) if spec.persistent else paths.folder
-        uefi = await context.host.uefi(folder / "uefi-variables.fd")
-    kernel = initrd = image = None
-    image_format = "raw"
+        folder = context.paths.machine_state(spec.name) if spec.persistent else files.paths.folder
+        code, variables = await context.host.uefi(folder / "uefi-variables.fd")
+        uefi = UefiFirmware(
+            openings.add(files.link("firmware", code)),
+            openings.add(files.link("uefi-variables", variables), writable=True),
+        )
+    kernel = initrd = None
     if spec.kernel:
-        kernel = _link(paths.link("kernel"), "kernel", spec.kernel, spec.name)
-        initrd = _link(paths.link("initrd"), "initrd", spec.initrd, spec.name) if spec.initrd else None
-        if root:
-            initrd = await root_share.initrd(context, machine, root) or initrd
+        kernel = await files.open("kernel", spec.kernel)
+        made = await root_share.initrd(context, machine, root) if root else None
+        if made:
+            initrd = openings.add(files.link("initrd", made))
+        elif spec.initrd:
+            initrd = await files.open("initrd", spec.initrd)
     elif spec.root_share:
         raise InvalidArgs(f'machine "{spec.name}" boots from share "{spec.root_share}"; set Kernel too')
-    if spec.image:
-        image = _link(paths.link("image"), "image", spec.image, spec.name)
-        image_format = await context.host.image_format(image)
-    return Boot(kernel, initrd, arguments, image, image_format, uefi)
+    return Boot(kernel, initrd, arguments, await _disk(context, machine, files), uefi)
 
 
-async def _builtin(context: Context, machine: Lifecycle) -> Boot:
+async def _disk(context: Context, machine: Lifecycle, files: _Files) -> list[Layer]:
+    spec = machine.spec
+    if not spec.image:
+        return []
+    files.check("image", spec.image)
+    try:
+        found = await asyncio.to_thread(image.look, Path(spec.image), context.paths.machine_state(spec.name))
+    except OSError as error:
+        raise InvalidArgs(
+            f'"{error.filename}", of the image of machine "{spec.name}", can\'t be used: {error.strerror}'
+        ) from None
+    linked = [
+        dataclasses.replace(
+            file,
+            path=files.link(f"image{number or ''}", file.path),
+            data=files.link(f"image{number or ''}-data", file.data) if file.data else None,
+        )
+        for number, file in enumerate(found)
+    ]
+    return image.layers(linked, files.openings)
+
+
+async def _builtin(context: Context, machine: Lifecycle, openings: Openings) -> Boot:
     from vfsd import guest  # noqa: PLC0415  # most machines never need it
 
     mounts = [
@@ -206,18 +262,12 @@ async def _builtin(context: Context, machine: Lifecycle) -> Boot:
     except ValueError as error:
         raise InvalidArgs(f'machine "{machine.name}" can\'t boot the built-in guest: {error}') from None
     built = await context.host.builtin()
-    return Boot(built.kernel, built.initrd, " ".join(arguments))
-
-
-async def _ssh_address(machine: Lifecycle) -> tuple[str, list[socket.socket]]:
-    """Where the guest's port 22 will be reached, and what keeps that port from others meanwhile."""
-    spec = machine.spec
-    address = ssh.forwarded(spec)
-    if address or not spec.ssh or spec.network != "user":
-        return address, []
-    port = machine.memory.ssh.rpartition(":")[2]
-    held = await asyncio.to_thread(ssh.reserve_port, int(port) if port.isdecimal() else 0)
-    return f"{ssh.LOOPBACK}:{held.getsockname()[1]}", [held]
+    files = _Files(context.paths.machine(machine.name), machine.name, openings)
+    return Boot(
+        await files.open("kernel", str(built.kernel)),
+        await files.open("initrd", str(built.initrd)),
+        " ".join(arguments),
+    )
 
 
 async def _prepare_leader(context: Context, name: str, paths: MachinePaths) -> list[str]:
@@ -239,12 +289,45 @@ def _check_interface(machine: Lifecycle) -> None:
         )
 
 
-def _link(link: Path, what: str, target: str, name: str) -> Path:
-    """Make a link to a file of the user's, under a name that units may hold."""
-    if not os.access(target, os.R_OK) or Path(target).is_dir():
-        raise InvalidArgs(
-            f'"{target}", the {what} of machine "{name}", is no file that can be read; name another'
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The user's files that a machine boots, under names that units may hold."""
+
+    paths: MachinePaths
+    machine: str
+    openings: Openings
+
+    def check(self, what: str, target: str) -> None:
+        """:raise InvalidArgs: it can't be used."""
+        if not os.access(target, os.R_OK) or Path(target).is_dir():
+            raise InvalidArgs(
+                f'"{target}", the {what} of machine "{self.machine}", is no file that can be read; name another'
+            )
+
+    def link(self, what: str, target: Path) -> Path:
+        """Make a link."""
+        link = self.paths.link(what)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        return link
+
+    async def open(self, what: str, target: str) -> Opened:
+        """Have a file opened that QEMU reads as it starts. :raise InvalidArgs: it can't be used."""
+        self.check(what, target)
+        path = (
+            await asyncio.to_thread(self._readable, what, Path(target))
+            if self.openings.opens
+            else Path(target)
         )
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-    return link
+        return self.openings.add(self.link(what, path))
+
+    def _readable(self, what: str, target: Path) -> Path:
+        """The file, or a copy: QEMU opens its descriptor once more, which it may only if everybody may."""
+        if target.stat().st_mode & stat.S_IROTH:
+            return target
+        self.paths.private.mkdir(mode=0o700, exist_ok=True)
+        copy = self.paths.private / what
+        copy.unlink(missing_ok=True)
+        shutil.copyfile(target, copy)
+        copy.chmod(0o444)
+        return copy

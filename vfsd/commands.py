@@ -5,15 +5,16 @@ An argument list is built with option and value on one line. Nothing here asks t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfsd import devices
+from vfsd import devices, image
 from vfsd.credentials import FW_CFG_FOLDER, NOTHING, Passed
 from vfsd.forward import Forward
+from vfsd.image import Layer
 from vfsd.model import Display, MachineSpec, ShareSpec
+from vfsd.opened import Opened
 
 FIRST_PASSED_FD = 3
 """Where systemd puts the first descriptor that it passes (sd_listen_fds(3), SD_LISTEN_FDS_START)."""
@@ -31,6 +32,8 @@ PANIC_DEVICE = "pvpanic-pci"
 """By which the guest's kernel tells that it panicked (QEMU's docs/specs/pvpanic; since 6.0)."""
 VSOCK_DEVICE = "vhost-vsock-pci"
 """By which guest and host talk without a network (QEMU's hw/virtio/vhost-vsock-pci.c; since 2.8)."""
+_FLASH = ("pflash0", "pflash1")
+"""The machine's properties for its firmware and that's variables, and QEMU's names of what they are read from."""
 TAP = "tap"
 """The end of the console that is vfsd's."""
 HISTORY = "history"
@@ -104,43 +107,42 @@ class MachineArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class ShareDevice:
-    """A share as QEMU's command line has it: a connected descriptor, or a path for systemd before 253."""
+    """A share as QEMU's command line has it."""
 
     tag: str
     slot: int
-    fd: int | None
-    path: Path
+    socket: Opened
 
     @property
     def chardev(self) -> str:
-        return f"fd={self.fd}" if self.fd is not None else f"path={escape(str(self.path))}"
+        connected = self.socket.descriptor
+        return f"path={escape(str(self.socket.path))}" if connected is None else f"fd={connected}"
 
 
 @dataclass(frozen=True, slots=True)
 class VsockDevice:
-    """The guest's end of vsock: its context id, and /dev/vhost-vsock as a descriptor, None for systemd before 253."""
+    """The guest's end of vsock: its context id, and /dev/vhost-vsock."""
 
     cid: int
-    fd: int | None
+    device: Opened
 
 
 @dataclass(frozen=True, slots=True)
 class UefiFirmware:
     """Firmware code, and the machine's own copy of its variables."""
 
-    code: Path
-    variables: Path
+    code: Opened
+    variables: Opened
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What the machine boots, as files that its unit may name."""
+    """What the machine boots."""
 
-    kernel: Path | None = None
-    initrd: Path | None = None
+    kernel: Opened | None = None
+    initrd: Opened | None = None
     arguments: str = ""
-    image: Path | None = None
-    image_format: str = "raw"
+    disk: Sequence[Layer] = ()
     uefi: UefiFirmware | None = None
     credentials: Passed = NOTHING
 
@@ -164,6 +166,8 @@ class Incoming:
     """That of the other one: its versioned name, as q35 stands for another one in each version of QEMU."""
     channels: Sequence[str]
     """Where its state comes from: addresses as `-incoming` has them."""
+    sets: Sequence[str] = ()
+    """Arguments by which QEMU has the descriptors that these name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,6 @@ class QemuPlan:
     has_panic_exit: bool
     """Whether it can end with another exit code then, by which systemd too sees that something failed."""
     display: Path
-    forward: Sequence[str] = ()
-    """Ports that vfsd forwards besides those of the machine."""
     has_shared_ram: bool = False
     """Whether this QEMU can hand all of the guest's memory on to another one (since 10.0)."""
     incoming: Incoming | None = None
@@ -206,6 +208,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         plan.binary,
         *("-name", f"guest={spec.name},debug-threads=on"),
         *("-machine", _machine(plan)),
+        *("-accel", "tcg,split-wx=on" if plan.accelerator == "tcg" else plan.accelerator),
         *("-cpu", "host" if plan.accelerator == "kvm" else "max"),
         *("-smp", str(spec.cpus)),
         *("-m", f"{spec.memory}b"),
@@ -223,7 +226,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         *_agent(plan.sockets.agent),
         *_boot(plan.boot),
         *_credentials(plan.boot.credentials),
-        *_network(spec, plan.forward),
+        *_network(spec),
         *_vsock(plan.vsock),
         *(
             argument
@@ -239,15 +242,17 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
 def _machine(plan: QemuPlan) -> str:
     kind, _, properties = plan.architecture.machine.partition(",")
     words = [plan.incoming.machine_type if plan.incoming else kind, *([properties] if properties else [])]
-    words += [f"accel={plan.accelerator}", "memory-backend=mem"]
+    words.append("memory-backend=mem")
     if plan.has_shared_ram:
         words.append("aux-ram-share=on")
+    if plan.boot.uefi:
+        words += [f"{flash}={flash}" for flash in _FLASH]
     return ",".join(words)
 
 
 def _incoming(incoming: Incoming) -> list[str]:
     """It stands still with what it took over until it is told to go on."""
-    return ["-S", *(word for channel in incoming.channels for word in ("-incoming", channel))]
+    return ["-S", *incoming.sets, *(word for channel in incoming.channels for word in ("-incoming", channel))]
 
 
 def _monitor(name: str, fd: int) -> list[str]:
@@ -304,42 +309,32 @@ _DISPLAY_DEVICES = (
 def _boot(boot: Boot) -> list[str]:
     arguments = []
     if boot.uefi:
-        for unit, (path, read_only) in enumerate(((boot.uefi.code, "on"), (boot.uefi.variables, "off"))):
-            drive = f"if=pflash,format=raw,unit={unit},readonly={read_only},file={escape(str(path))}"
-            arguments += ["-drive", drive]
+        arguments += image.flash(_FLASH[0], boot.uefi.code, read_only=True)
+        arguments += image.flash(_FLASH[1], boot.uefi.variables, read_only=False)
     if boot.kernel:
-        arguments += ["-kernel", str(boot.kernel)]
+        arguments += ["-kernel", boot.kernel.readable]
         if boot.initrd:
-            arguments += ["-initrd", str(boot.initrd)]
+            arguments += ["-initrd", boot.initrd.readable]
         if boot.arguments:
             arguments += ["-append", boot.arguments]
-    if boot.image:
-        disk = {
-            "driver": boot.image_format,
-            "node-name": "disk0",
-            "file": {"driver": "file", "filename": str(boot.image)},
-        }
-        arguments += ["-blockdev", json.dumps(disk)]
-        arguments += ["-device", "virtio-blk-pci,drive=disk0,bootindex=1"]
-    return arguments
+    return [*arguments, *(image.arguments(boot.disk) if boot.disk else [])]
 
 
 def _credentials(passed: Passed) -> list[str]:
     arguments = []
     for path in passed.smbios:
-        arguments += ["-smbios", f"type=11,path={escape(str(path))}"]
+        arguments += ["-smbios", f"type=11,path={escape(path)}"]
     for name, path in passed.fw_cfg:
-        arguments += ["-fw_cfg", f"name={FW_CFG_FOLDER}{escape(name)},file={escape(str(path))}"]
+        arguments += ["-fw_cfg", f"name={FW_CFG_FOLDER}{escape(name)},file={escape(path)}"]
     return arguments
 
 
-def _network(spec: MachineSpec, forward: Sequence[str]) -> list[str]:
+def _network(spec: MachineSpec) -> list[str]:
     kind, _, interface = spec.network.partition(":")
     if kind == "none":
         return ["-nic", "none"]
     backend = {
-        "user": f"user,id={NETWORK}"
-        + "".join(f",hostfwd={forward_rule(text)}" for text in (*spec.forward, *forward)),
+        "user": f"user,id={NETWORK}" + "".join(f",hostfwd={forward_rule(text)}" for text in spec.forward),
         "bridge": f"bridge,id={NETWORK},br={interface}",
         "tap": f"tap,id={NETWORK},ifname={interface},script=no,downscript=no",
     }[kind]
@@ -356,7 +351,8 @@ def forward_rule(text: str) -> str:
 def _vsock(vsock: VsockDevice | None) -> list[str]:
     if vsock is None:
         return []
-    descriptor = "" if vsock.fd is None else f",vhostfd={vsock.fd}"
+    opened = vsock.device.descriptor
+    descriptor = "" if opened is None else f",vhostfd={opened}"
     return ["-device", f"{VSOCK_DEVICE},id=vsock0,guest-cid={vsock.cid}{descriptor}"]
 
 

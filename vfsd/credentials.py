@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfsd.errors import InvalidArgs
+from vfsd.opened import Openings
 from vfsd.options import check_path, require
 
 NAME_MAX = 255
@@ -42,9 +43,19 @@ Pairs = tuple[tuple[str, str], ...]
 class Passed:
     """The files by which QEMU gets the credentials."""
 
-    smbios: tuple[Path, ...] = ()
-    fw_cfg: tuple[tuple[str, Path], ...] = ()
+    smbios: tuple[str, ...] = ()
+    fw_cfg: tuple[tuple[str, str], ...] = ()
     """Name of the credential, file."""
+
+    def through(self, openings: Openings) -> Passed:
+        """The same files, opened for a QEMU that can't reach them."""
+
+        def name(path: str) -> str:
+            return openings.add(Path(path)).readable
+
+        return Passed(
+            tuple(map(name, self.smbios)), tuple((credential, name(path)) for credential, path in self.fw_cfg)
+        )
 
 
 NOTHING = Passed()
@@ -112,15 +123,15 @@ def write(who: str, values: Mapping[str, bytes], folder: Path, *, smbios: bool) 
     remove(folder)
     if not values:
         return NOTHING
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, parents=True)
     numbered = {name: folder / str(number) for number, name in enumerate(sorted(values))}
     for name, path in numbered.items():
         content = strings.get(name, values[name])
-        path.touch(mode=0o600, exist_ok=False)
         path.write_bytes(content)
+        path.chmod(0o444)  # QEMU opens its descriptor once more; nobody else gets into the folder
     return Passed(
-        tuple(path for name, path in numbered.items() if name in strings),
-        tuple((name, path) for name, path in numbered.items() if name in large),
+        tuple(str(path) for name, path in numbered.items() if name in strings),
+        tuple((name, str(path)) for name, path in numbered.items() if name in large),
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vfsd.binaries import QemuBinary, VirtiofsdBinary
-from vfsd.commands import UefiFirmware
 from vfsd.discovery import BinaryNotFound, find_qemu, find_virtiofsd
 from vfsd.errors import PrerequisiteMissing
 from vfsd.kvm import KvmVerdict, kvm_works
@@ -113,14 +112,15 @@ class Host:
         """Ask again next time: /dev/kvm came or went."""
         self._kvm = None
 
-    async def uefi(self, variables: Path) -> UefiFirmware:
-        """UEFI firmware for this architecture, with the machine's own variables at the given path."""
+    async def kvm_group(self) -> int:
+        """The group whose /dev/kvm is, 0 if everybody may use it."""
+        status = await asyncio.to_thread(Path("/dev/kvm").stat)
+        return 0 if status.st_mode & 0o006 == 0o006 else status.st_gid
+
+    async def uefi(self, variables: Path) -> tuple[Path, Path]:
+        """UEFI firmware for this architecture, and the machine's own variables, made at the given path."""
         binary = await self.qemu()
         return await asyncio.to_thread(_uefi, binary.arch, variables)
-
-    async def image_format(self, image: Path) -> str:
-        """qcow2 or raw, by content. :raise OSError: the image can't be read."""
-        return await asyncio.to_thread(_image_format, image)
 
     async def builtin(self) -> BuiltinGuest:
         """The built-in guest, made or found in its folder."""
@@ -205,12 +205,7 @@ def _stamp(path: Path) -> Stamp:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _image_format(image: Path) -> str:
-    with image.open("rb") as file:
-        return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
-
-
-def _uefi(architecture: str, variables: Path) -> UefiFirmware:
+def _uefi(architecture: str, variables: Path) -> tuple[Path, Path]:
     """Choose by QEMU's firmware descriptions (docs/interop/firmware.json): the first without Secure Boot's keys."""
     files: dict[str, Path] = {}
     for folder in _FIRMWARE_FOLDERS:
@@ -238,7 +233,7 @@ def _uefi(architecture: str, variables: Path) -> UefiFirmware:
             new = variables.with_name(f".{variables.name}.new")
             shutil.copyfile(template, new)
             new.replace(variables)
-        return UefiFirmware(code, variables)
+        return code, variables
     raise PrerequisiteMissing(
         f"no UEFI firmware for {architecture} was found; install OVMF (Debian: ovmf) or use Firmware bios"
     )

@@ -9,7 +9,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 
-from vfsd import blame, credentials, hotplug, names, outcome
+from vfsd import blame, credentials, hotplug, names, outcome, ssh
 from vfsd.boot import Launch, Predecessor, prepare
 from vfsd.condition import Condition
 from vfsd.context import Context
@@ -189,7 +189,7 @@ class Lifecycle(Condition):
 
     def qemu_connected(self, state: MachineState | None) -> None:
         """The monitor answers, and this is the state; None: the guest can't go on."""
-        credentials.remove(self.paths.credentials)  # QEMU has read them
+        credentials.remove(self.paths.private)  # QEMU has read them
         if state is None:
             self._failure = _KVM_REMEDY
         else:
@@ -239,13 +239,6 @@ class Lifecycle(Condition):
 
     async def _start(self, before: Predecessor | None, take_in: TakeIn | None) -> None:
         launch = await prepare(self._context, self, before)
-        try:
-            await self._launch(launch, take_in)
-        finally:
-            for held in launch.reserved:
-                held.close()
-
-    async def _launch(self, launch: Launch, take_in: TakeIn | None) -> None:
         for share in self.attached:
             await share.hand_over()
         self.readiness.begin(launch.vsock)
@@ -253,10 +246,8 @@ class Lifecycle(Condition):
         self.accelerator = launch.accelerator
         self.layout = launch.layout
         self.console_path = self._console_path() if launch.console else ""
-        self.ssh_address = launch.ssh_address
         self._remember(
             accelerator=launch.accelerator,
-            ssh=launch.ssh_address,
             console=launch.console,
             layout=launch.layout.write(),
             restart=False,
@@ -271,6 +262,11 @@ class Lifecycle(Condition):
         if self._failure:
             raise UnitFailed(f'machine "{self.name}" could not be started: {self._failure}')
         self.qemu.follow()
+        self.ssh_address = ssh.forwarded(self.spec)
+        if ssh.port_wanted(self.spec):
+            self.ssh_address = await ssh.open_port(self.qemu.monitor, self.memory.ssh)
+        self._remember(ssh=self.ssh_address)
+        self._changed()
         self._context.registrar.register(self.name, self.unit)
 
     async def _start_unit(self, launch: Launch) -> None:
@@ -357,7 +353,7 @@ class Lifecycle(Condition):
         self._context.registrar.forget(self.name)
         self.paths.deadline.unlink(missing_ok=True)
         self.paths.leader_input.unlink(missing_ok=True)
-        credentials.remove(self.paths.credentials)
+        credentials.remove(self.paths.private)
         self.main_pid = self.refresh_downtime_usec = 0
         self.suffix = FIRST
         self.needs_refresh = False

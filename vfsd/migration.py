@@ -12,7 +12,6 @@ import json
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vfsd.errors import MonitorFailed
@@ -37,21 +36,30 @@ _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "cancelling")
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The sockets on which the other QEMU waits."""
+    """The sockets on which the other QEMU waits, as a QEMU names them."""
 
-    main: Path
-    control: Path | None
-    """For the descriptors of the memory; None: it is copied."""
+    main: str
+    control: str
+    """For the descriptors of the memory; "": it is copied."""
+
+    @classmethod
+    def below(cls, folder: str, *, shared: bool) -> Channels:
+        """Those in a folder in which two QEMUs meet."""
+        return cls(f"{folder}/main", f"{folder}/control" if shared else "")
+
+    @property
+    def named(self) -> list[dict[str, Any]]:
+        """As QMP has them."""
+        return [_channel("main", self.main), *([_channel("cpr", self.control)] if self.control else [])]
 
     @property
     def incoming(self) -> list[str]:
-        """As the other QEMU's `-incoming` has them."""
-        main = f"unix:{self.main}"
-        return [main] if self.control is None else [main, json.dumps(_channel("cpr", self.control))]
+        """As `-incoming` has them."""
+        return [json.dumps(channel) for channel in self.named]
 
 
-def _channel(kind: str, path: Path) -> dict[str, Any]:
-    return {"channel-type": kind, "addr": {"transport": "socket", "type": "unix", "path": str(path)}}
+def _channel(kind: str, path: str) -> dict[str, Any]:
+    return {"channel-type": kind, "addr": {"transport": "socket", "type": "unix", "path": path}}
 
 
 async def shares_ram(monitor: Monitor) -> bool:
@@ -73,14 +81,10 @@ async def send(monitor: Monitor, channels: Channels) -> None:
 
     :raise MonitorFailed: something of the guest can't be moved.
     """
-    mode = "normal" if channels.control is None else "cpr-transfer"
-    await _set_parameters(monitor, mode)
-    named = [_channel("main", channels.main)]
-    if channels.control is not None:
-        named.append(_channel("cpr", channels.control))
+    await _set_parameters(monitor, "cpr-transfer" if channels.control else "normal")
     while True:
         try:
-            await monitor.execute("migrate", channels=named)
+            await monitor.execute("migrate", channels=channels.named)
         except MonitorFailed as error:
             if _NOBODY_LISTENS not in str(error):
                 raise
@@ -89,10 +93,11 @@ async def send(monitor: Monitor, channels: Channels) -> None:
             return
 
 
-async def save(monitor: Monitor, file: Path) -> None:
-    """Begin to write the guest to a file; wait() comes next. :raise MonitorFailed: it can't be saved."""
+async def save(monitor: Monitor, file: int) -> None:
+    """Begin to write the guest to a file that is open; wait() comes next. :raise MonitorFailed: it can't be saved."""
     await _set_parameters(monitor, "normal")
-    await monitor.execute("migrate", uri=f"file:{file}")
+    added = await monitor.add_fd(file)
+    await monitor.execute("migrate", uri=f"file:/dev/fdset/{added.set}")
 
 
 async def _set_parameters(monitor: Monitor, mode: str) -> None:

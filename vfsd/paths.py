@@ -166,8 +166,8 @@ class MachinePaths:
 
     @property
     def credentials(self) -> Path:
-        """Folder with the guest's credentials, while QEMU starts."""
-        return self.folder / "credentials"
+        """Those of the guest."""
+        return self.private / "credentials"
 
     @property
     def display(self) -> Path:
@@ -175,14 +175,19 @@ class MachinePaths:
         return self._own("display")
 
     @property
-    def incoming(self) -> Path:
-        """Where a QEMU waits for the guest of another one."""
-        return self.folder / "incoming"
+    def display_folder(self) -> str:
+        """The folder below /run that is a confined QEMU's own, for its display's socket (RuntimeDirectory=)."""
+        return f"vfsd-display{self.suffix}.{self.folder.name}"
 
     @property
-    def incoming_control(self) -> Path:
-        """The same, for the descriptors of its memory."""
-        return self.folder / "incoming-cpr"
+    def private(self) -> Path:
+        """Folder with what QEMU reads as it starts and nobody else may see."""
+        return self.folder / "private"
+
+    @property
+    def meeting(self) -> Path:
+        """Folder in which two QEMUs meet while the one takes the guest of the other over."""
+        return self.folder / "meeting"
 
     @property
     def deadline(self) -> Path:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vfsd.errors import MonitorFailed
 
@@ -21,6 +21,15 @@ EXECUTE_TIMEOUT = 10.0
 
 EventHandler = Callable[[str, Mapping[str, Any], int], None]
 """Takes the name of an event, its data, and when it happened: µs since the epoch, by QEMU's clock."""
+
+
+class AddedFd(NamedTuple):
+    """A descriptor that QEMU was given."""
+
+    number: int
+    """Its own number in QEMU."""
+    set: int
+    """That of the set, for /dev/fdset."""
 
 
 class Monitor:
@@ -77,12 +86,20 @@ class Monitor:
 
     async def pass_fd(self, name: str, fd: int) -> None:
         """Give QEMU a copy of a descriptor, under a name. :raise MonitorFailed."""
-        async with self._passing:  # QEMU takes the last one that came before its getfd
+        await self._send_fd(fd, "getfd", fdname=name)
+
+    async def add_fd(self, fd: int) -> AddedFd:
+        """Give QEMU a copy of a descriptor, as a set of its own. :raise MonitorFailed."""
+        answer = await self._send_fd(fd, "add-fd")
+        return AddedFd(int(answer["fd"]), int(answer["fdset-id"]))
+
+    async def _send_fd(self, fd: int, command: str, **arguments: object) -> Any:
+        async with self._passing:  # QEMU takes the last one that came before the command
             try:
                 self._client.send_fd_scm(fd)
             except OSError as error:
                 raise MonitorFailed(f"QEMU took no descriptor: {error}") from None
-            await self.execute("getfd", fdname=name)
+            return await self.execute(command, **arguments)
 
     async def status(self) -> str:
         """QEMU's run state: running, paused, prelaunch, internal-error, guest-panicked, …"""

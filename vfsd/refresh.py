@@ -17,11 +17,11 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfsd import blame, commands, credentials, migration, names, ssh
-from vfsd.boot import Launch, Predecessor, prepare
-from vfsd.commands import Incoming
+from vfsd.boot import OPEN_FILE_SINCE, Launch, Predecessor, prepare
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed, NotSupported, UnitFailed, VfsdError, WrongState
 from vfsd.journal import NOTICE, WARNING, MessageId
+from vfsd.meeting import Meeting
 from vfsd.migration import Channels
 from vfsd.model import MachineState
 from vfsd.qmp import Monitor, ignore
@@ -65,6 +65,8 @@ def _check(context: Context, machine: Machine) -> None:
             f"{who} can't be refreshed: network interface {interface} takes one QEMU at a time; use a bridge, or shut "
             "it down and start it again"
         )
+    if context.supervisor.version < OPEN_FILE_SINCE:
+        raise NotSupported(f"{who} can't be refreshed: that takes systemd {OPEN_FILE_SINCE} or later")
     check_shares(machine, "refreshed")
     suffix = names.other(machine.suffix)
     paths = [context.paths.machine(machine.name, suffix).stop_monitor]
@@ -141,11 +143,12 @@ class _Refresh:
                 shared = await migration.shares_ram(self._old)
                 copied = 0 if shared else machine.spec.memory / COPY_RATE
                 limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT + copied)
-                launch = await self._bring_up(shared=shared)
-                async with machine.inside.silence(AGENT_TIMEOUT):
-                    monitor = await self._move(shared=shared)
-                    limit.reschedule(None)
-                    await finish(self._change_over(launch, monitor))
+                with Meeting(machine.paths.meeting) as meeting:
+                    launch = await self._bring_up(meeting, shared=shared)
+                    async with machine.inside.silence(AGENT_TIMEOUT):
+                        monitor = await self._move(meeting, shared=shared)
+                        limit.reschedule(None)
+                        await finish(self._change_over(launch, monitor))
         except BaseException as error:
             if self._done:
                 raise
@@ -157,24 +160,22 @@ class _Refresh:
             raise
         finally:
             machine.frozen = False
-            credentials.remove(machine.paths.credentials)  # the second QEMU has read them, or never will
-            for path in (machine.paths.incoming, machine.paths.incoming_control):
-                path.unlink(missing_ok=True)
+            credentials.remove(machine.paths.private)  # the second QEMU has read them, or never will
 
     # before the one step
 
-    async def _bring_up(self, *, shared: bool) -> Launch:
+    async def _bring_up(self, meeting: Meeting, *, shared: bool) -> Launch:
         """Start the second QEMU, and the virtiofsds to which it connects."""
-        machine, paths = self._machine, self._machine.paths
-        self._channels = Channels(paths.incoming, paths.incoming_control if shared else None)
-        incoming = Incoming(await migration.machine_type(self._old), self._channels.incoming)
+        machine = self._machine
         before = Predecessor(
-            incoming,
+            await migration.machine_type(self._old),
+            meeting.folder,
             machine.layout,
             machine.accelerator,
             self._suffix,
             vsock=machine.readiness.has_address,
             lives=True,
+            shared=shared,
         )
         launch = await prepare(self._context, machine, before)
         aux = [unit for unit in launch.aux if unit.name != machine.slice]
@@ -184,11 +185,12 @@ class _Refresh:
             raise UnitFailed(f"the second QEMU could not be started: {error}") from None
         return launch
 
-    async def _move(self, *, shared: bool) -> Monitor:
+    async def _move(self, meeting: Meeting, *, shared: bool) -> Monitor:
         """Move the guest; afterwards it stands still in both."""
         if not shared:  # else it answers only once it has been given the memory
             await self._meet()
-        await self._watched(migration.send(self._old, self._channels))
+        channels = Channels.below(await meeting.invite(self._old), shared=shared)
+        await self._watched(migration.send(self._old, channels))
         monitor = await self._meet()
         await self._watched(migration.wait(self._old))
         await migration.arrived(monitor)

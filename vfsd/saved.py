@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from vfsd import blame, migration, store
 from vfsd.boot import Predecessor
-from vfsd.commands import Incoming
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, WrongState
@@ -66,8 +66,7 @@ class Saved:
 
     def predecessor(self, link: Path) -> Predecessor:
         """As a start has it that goes on with the guest."""
-        incoming = Incoming(self.machine_type, [f"file:{link}"])
-        return Predecessor(incoming, self.layout, self.accelerator, vsock=self.vsock)
+        return Predecessor(self.machine_type, link, self.layout, self.accelerator, vsock=self.vsock)
 
 
 def read(folder: Path) -> Saved | None:
@@ -86,7 +85,7 @@ def read(folder: Path) -> Saved | None:
 
 
 def link(context: Context, machine: Sleep) -> Path:
-    """What QEMU reads or writes, under a name that units may hold."""
+    """What QEMU reads, under a name that units may hold."""
     made = machine.paths.link(_LINK)
     made.unlink(missing_ok=True)
     made.symlink_to(context.paths.machine_state(machine.name) / _GUEST)
@@ -121,7 +120,7 @@ async def suspend(context: Context, machine: Sleep) -> None:
     machine.remember(saving=True)
     try:
         async with asyncio.timeout(TIMEOUT + machine.spec.memory / RATE):
-            known = await _write(context, machine, monitor, folder)
+            known = await _write(machine, monitor, folder)
     except BaseException as error:
         why = await finish(_go_on(machine, monitor, folder, error, runs=runs))
         if isinstance(error, VfsdError | TimeoutError | OSError):
@@ -132,12 +131,16 @@ async def suspend(context: Context, machine: Sleep) -> None:
     await finish(_complete(machine, monitor, folder, known))
 
 
-async def _write(context: Context, machine: Sleep, monitor: Monitor, folder: Path) -> Saved:
+async def _write(machine: Sleep, monitor: Monitor, folder: Path) -> Saved:
     prepare(folder)
     kind = await migration.machine_type(monitor)
     begun = time.time()
     await monitor.execute("stop")
-    await migration.save(monitor, link(context, machine))
+    file = os.open(folder / _GUEST, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        await migration.save(monitor, file)
+    finally:
+        os.close(file)
     await migration.wait(monitor)
     for share in machine.shares:  # QEMU does not tell; only going on with the guest would fail
         lost = await blame.deleted_file(share, begun)

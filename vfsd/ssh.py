@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
+import re
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
-from vfsd.errors import PrerequisiteMissing
+from vfsd import commands
+from vfsd.errors import MonitorFailed, PrerequisiteMissing
 from vfsd.forward import Forward
 from vfsd.model import MachineSpec
+from vfsd.qmp import Monitor
 
 GUEST_PORT = 22
 LOOPBACK = "127.0.0.1"
+_FORWARDED = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{GUEST_PORT}\s")
+"""A line of `info usernet`: state, descriptor, address and port here, address and port in the guest."""
 _TIMEOUT = 10.0
 """Seconds in which ssh-keygen must have made a key; it takes 5 ms."""
 
@@ -69,24 +72,32 @@ def own_forward(spec: MachineSpec, address: str) -> list[str]:
     return [f"tcp:{address}:{GUEST_PORT}"] if own else []
 
 
-def reserve_port(wanted: int) -> socket.socket:
-    """A socket that keeps a port of 127.0.0.1 from others until QEMU listens there, the wanted one if it is free.
+def port_wanted(spec: MachineSpec) -> bool:
+    """Whether vfsd has to see to a port that leads to the guest's port 22."""
+    return spec.ssh and spec.network == "user" and not forwarded(spec)
 
-    It doesn't listen; so QEMU, which binds with SO_REUSEADDR as this does, may take the same port.
 
-    :param wanted: 0 for any.
-    :raise OSError: no port is free.
+async def open_port(monitor: Monitor, before: str) -> str:
+    """Have QEMU open a port of 127.0.0.1 that leads to the guest's port 22; returns HOST:PORT.
+
+    QEMU chooses it: whatever else looked for a free one, another process could take it first.
+
+    :param before: the address of an earlier start, whose port is taken if it is free; "" if there was none.
+    :raise MonitorFailed: there is none.
     """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            held.bind((LOOPBACK, wanted))
-        except OSError as error:
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES) or not wanted:
-                raise
-            held.bind((LOOPBACK, 0))
-    except BaseException:
-        held.close()
-        raise
-    return held
+    said = ""
+    for port in dict.fromkeys((before.rpartition(":")[2] or "0", "0")):
+        rule = f"tcp:{LOOPBACK}:{port}-:{GUEST_PORT}"
+        said = await _human(monitor, f"hostfwd_add {commands.NETWORK} {rule}")
+        if not said:
+            break
+    told = _FORWARDED.search(await _human(monitor, "info usernet"))
+    if told is None:
+        raise MonitorFailed(
+            f"QEMU opened no port for SSH: {said or 'it tells of none'}; set SSH to false, or try again"
+        )
+    return f"{LOOPBACK}:{told[1]}"
+
+
+async def _human(monitor: Monitor, line: str) -> str:
+    return str(await monitor.execute("human-monitor-command", **{"command-line": line})).strip()

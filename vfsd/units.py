@@ -31,8 +31,8 @@ from vfsd import hardening, names
 from vfsd.commands import MachineSockets
 from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
 from vfsd.names import FIRST, Scope
+from vfsd.opened import OpenFile
 from vfsd.paths import MachinePaths, Paths
-from vfsd.vsock import DEVICE
 
 Property = tuple[str, str, Any]
 """Name, D-Bus signature, value."""
@@ -46,7 +46,10 @@ FILES_MAX = 1_000_000
 CONSOLE_INPUT_FD = 3
 """Descriptors of the machine's own socket unit, in the order of its Listen: this, then those for QEMU."""
 SOCKETS = MachineSockets(*range(4, 9))
-FIRST_SHARE_FD = 9
+FIRST_OPENED_FD = 9
+
+UMASK = 0o077
+"""QEMU's: nobody else may connect to its display."""
 
 LEADER = Path(__file__).with_name("leader.sh")
 """What runs beside QEMU for systemd-machined."""
@@ -142,19 +145,20 @@ def machine_units(
     share_names: Sequence[str],
     scope: Scope,
     paths: Paths,
+    sandbox: Sequence[Property],
     *,
-    open_files: bool,
+    open_files: Sequence[OpenFile] = (),
     suffix: str = FIRST,
     reboot_command: Sequence[str] = (),
-    vsock: bool = False,
+    umask: int = UMASK,
 ) -> tuple[Unit, list[Unit]]:
     """The machine's service, and its socket and slice, which go before the shares' units in the call.
 
-    :param share_names: the shares in the order of QEMU's descriptors.
-    :param open_files: whether this systemd has OpenFile= (253 and later).
+    :param sandbox: what QEMU may not do.
+    :param open_files: what QEMU gets opened (OpenFile=), the sockets of the shares among it.
     :param reboot_command: what asks the guest to reboot, for a leader that is to run beside QEMU; its FIFO exists
         then.
-    :param vsock: whether QEMU gets /dev/vhost-vsock, as the descriptor after those of the shares.
+    :param umask: for the sockets that QEMU makes by itself.
     """
     own = paths.machine(spec.name, suffix)
     sockets = [names.share_socket_unit(share, suffix) for share in share_names]
@@ -172,19 +176,16 @@ def machine_units(
         ("CollectMode", "s", "inactive-or-failed"),
         ("Slice", "s", names.machine_slice(spec.name)),
         ("KillMode", "s", "control-group"),  # QEMU's end is that of the leader too
-        ("UMask", "u", 0o077),  # for the display's socket
+        ("UMask", "u", umask),
         ("TimeoutStopUSec", "t", spec.shutdown_timeout_usec + STOP_GRACE_USEC),
         ("SyslogIdentifier", "s", f"vfsd-{spec.name}"),
         ("LogExtraFields", "aay", _log_fields(machine=spec.name)),
         ("StandardOutput", "s", "journal"),
         ("StandardError", "s", "journal"),
-        *hardening.qemu(spec, scope),
+        *sandbox,
     ]
     if open_files:
-        paths_of = [str(paths.share_socket(share, suffix)) for share in share_names]
-        opened = [[path, f"share{number}", 0] for number, path in enumerate(paths_of)]
-        opened += [[str(DEVICE), "vsock", 0]] if vsock else []
-        properties.append(("OpenFile", "a(sst)", opened))
+        properties.append(("OpenFile", "a(sst)", [list(entry) for entry in open_files]))
     unit = Unit(names.machine_unit(spec.name, suffix), properties)
     if reboot_command:
         beside = leader_command(unit.name, own, scope, reboot_command)

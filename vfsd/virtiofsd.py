@@ -7,12 +7,11 @@ import grp
 import os
 from pathlib import Path
 
-from vfsd import commands
+from vfsd import commands, hardening
 from vfsd import units as unit_properties
 from vfsd.context import Context
 from vfsd.errors import InvalidArgs, NotSupported, SourceNotFound, UnitFailed, VfsdError
 from vfsd.model import ShareSpec
-from vfsd.names import Scope
 from vfsd.supervisor import SupervisorError, start_units
 from vfsd.units import ALONE, Place, Unit
 
@@ -29,7 +28,8 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
     _check_group(spec)
     binary = await context.host.virtiofsd()
     paths = context.paths
-    shared_dir = paths.mount if context.scope is Scope.SYSTEM else paths.source_link(spec.name)
+    hidden = hardening.hides_all_else(spec, context.scope)
+    shared_dir = paths.mount if hidden else paths.source_link(spec.name)
     wanted = commands.virtiofsd_arguments(str(binary.path), spec, shared_dir)
     missing = binary.missing(wanted[1:])
     if missing:

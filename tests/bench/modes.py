@@ -16,8 +16,10 @@ from tests.bench.bus import MANAGER, ROOT, SYSTEMD, VFSD, CallFailed, Client, Go
 from tests.bench.qmp import Qmp
 from tests.bench.setting import NAME, PREFIX, Plan, bench_paths, clean_units, vfsd_halted
 from vfsd import commands, hardening, names, units
+from vfsd.commands import FIRST_PASSED_FD
 from vfsd.model import MACHINE_OPTIONS, ShareSpec
 from vfsd.names import Scope
+from vfsd.opened import Openings
 from vfsd.units import Property
 
 SIGKILL = int(signal.SIGKILL)
@@ -117,29 +119,42 @@ class Raw:
     def _units(self) -> tuple[list[Any], list[list[Any]]]:
         plan, form, paths = self._plan, self._form, self._paths
         sockets, services, aux, opened = [], [], [], []
+        # a confined QEMU can't bind its monitors and the console: a socket unit of its own does
+        own = [str(path) for path in own_sockets(self._own)] if form.sandboxed else []
+        openings = Openings(FIRST_PASSED_FD + len(own), opens=True)
         for number, share in enumerate(plan.spec.shares):
             path = str(paths.share_socket(share.name))
             base = f"{PREFIX}{number}"
             sockets.append(f"{base}.socket")
             services.append(f"{base}.service")
-            opened.append([path, f"share{number}", 0])
+            opened.append(openings.add(Path(path), writable=True))
             aux.append([sockets[-1], variants(share_socket(path, stop_when_unneeded=True))])
             aux.append([services[-1], variants(self._service(share))])
-        # without a socket unit of its own QEMU binds the monitors and the console itself
-        made = dict(zip(range(-1, -6, -1), own_sockets(self._own), strict=True))
-        arguments = plan.qemu_arguments(range(3, 3 + len(opened)), commands.MachineSockets(*made))
-        for fd, path_of in made.items():
-            arguments = [word.replace(f"fd={fd},", f"path={path_of},") for word in arguments]
+        fds = [file.descriptor or -1 for file in opened]
+        if own:
+            sockets.append(f"{PREFIX}machine.socket")
+            listening = [("Listen", "a(ss)", [["Stream", path] for path in own]), *share_socket("")[1:]]
+            aux.append([sockets[-1], variants([*listening, ("Service", "s", f"{PREFIX}machine.service")])])
+            passed = range(FIRST_PASSED_FD, FIRST_PASSED_FD + len(own))
+            arguments = plan.qemu_arguments(fds, commands.MachineSockets(*passed), openings)
+        else:
+            made = dict(zip(range(-1, -6, -1), own_sockets(self._own), strict=True))
+            arguments = plan.qemu_arguments(fds, commands.MachineSockets(*made))
+            for fd, path_of in made.items():
+                arguments = [word.replace(f"fd={fd},", f"path={path_of},") for word in arguments]
         properties: list[Property] = [
             ("Type", "s", "exec"),
             ("ExecStartEx", "a(sasas)", units.command(arguments)),
             ("Wants", "as", [*sockets, *(services if form.wants else [])]),
             ("After", "as", [*sockets, *services]),
             ("CollectMode", "s", "inactive-or-failed"),
-            ("OpenFile", "a(sst)", opened),
-            *(hardening.qemu(plan.spec, Scope.SYSTEM) if form.sandboxed else []),
+            ("OpenFile", "a(sst)", [list(entry) for entry in openings.entries]),
+            *(self._sandbox() if form.sandboxed else []),
         ]
         return [f"{PREFIX}machine.service", variants(properties)], aux
+
+    def _sandbox(self) -> list[Property]:
+        return hardening.qemu(self._plan.spec, Scope.SYSTEM, self._own, "tcg", opens=True)
 
     def _service(self, share: ShareSpec) -> list[Property]:
         plan, paths = self._plan, self._paths
@@ -161,14 +176,22 @@ class Raw:
                 link.symlink_to(share.source)
             arguments = commands.virtiofsd_arguments(str(plan.virtiofsd), share, paths.mount)
             aux += units.share_units(share, arguments, Scope.SYSTEM, paths, units.Place(spec.name))
-        first = units.FIRST_SHARE_FD
-        arguments = plan.qemu_arguments(range(first, first + len(spec.shares)), units.SOCKETS)
+        openings = Openings(units.FIRST_OPENED_FD, opens=True)
+        opened = [openings.add(paths.share_socket(share.name), writable=True) for share in spec.shares]
+        arguments = plan.qemu_arguments([file.descriptor or -1 for file in opened], units.SOCKETS, openings)
         stop = units.stop_command(
             "/usr/bin/python3", Path("/dev/null"), self._own, spec.shutdown_timeout_usec
         )
         shares = [share.name for share in spec.shares]
         machine, own = units.machine_units(
-            spec, arguments, stop, shares, Scope.SYSTEM, paths, open_files=True
+            spec,
+            arguments,
+            stop,
+            shares,
+            Scope.SYSTEM,
+            paths,
+            self._sandbox(),
+            open_files=openings.entries,
         )
         made = [[_renamed(unit.name), variants(unit.properties)] for unit in (machine, *own, *aux)]
         return made[0], made[1:]

@@ -17,6 +17,7 @@ from vfsd.discovery import find_qemu, find_virtiofsd
 from vfsd.guest.command_line import escape
 from vfsd.model import SPARE_PORTS, MachineSpec, ShareSpec
 from vfsd.names import Scope
+from vfsd.opened import Opened, Openings
 from vfsd.paths import Paths
 
 SOURCES = Path("/srv/vfsd-bench")
@@ -74,8 +75,14 @@ class Plan:
         arguments = commands.virtiofsd_arguments(str(self.virtiofsd), share, shared_dir)
         return [f"--fd={fd}" if word.startswith("--fd=") else word for word in arguments]
 
-    def qemu_arguments(self, share_fds: Sequence[int], sockets: MachineSockets) -> list[str]:
-        """As vfsd's own."""
+    def qemu_arguments(
+        self, share_fds: Sequence[int], sockets: MachineSockets, openings: Openings | None = None
+    ) -> list[str]:
+        """As vfsd's own.
+
+        :param openings: takes what the guest boots, if systemd opens that for QEMU.
+        """
+        kernel, initrd = map(openings.add if openings else Opened, (self.kernel, self.initrd))
         architecture = MachineArchitecture.of(self.architecture)
         spec = self.spec
         append = commands.kernel_arguments(spec, architecture.console, "", root_read_only=False)
@@ -84,8 +91,8 @@ class Plan:
             binary=str(self.qemu),
             architecture=architecture,
             accelerator="tcg",
-            boot=Boot(self.kernel, self.initrd, append),
-            shares=[ShareDevice(share.tag, slot, fd, Path()) for share, slot, fd in shares],
+            boot=Boot(kernel, initrd, append),
+            shares=[ShareDevice(share.tag, slot, Opened(Path(), fd)) for share, slot, fd in shares],
             slots=len(spec.shares) + spec.spare_ports,
             sockets=sockets,
             has_hub=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "integration" in item.path.parts:
                 item.add_marker(pytest.mark.skip(reason="runs in the lab only: make test"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def readable_journal() -> None:
+    """Let the user read the journal of what he runs; a journal that is kept on disk does by itself (SplitMode=)."""
+    rights = f"u:{TESTER}:rX"
+    subprocess.run(["setfacl", "-R", "-m", rights, "-m", f"d:{rights}", "/run/log/journal"], check=True)
 
 
 @contextlib.contextmanager

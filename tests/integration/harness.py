@@ -164,7 +164,8 @@ class Vfsd:
     def units(self) -> list[str]:
         """vfsd's transient units that are loaded, slices of machines too."""
         out = self.systemctl("list-units", "--all", "--plain", "--no-legend", "--full", "vfsd-*")
-        return sorted(line.split()[0] for line in out.splitlines() if line.strip())
+        loaded = {line.split()[0] for line in out.splitlines() if line.strip()}
+        return sorted(loaded - {"vfsd-vsock.socket"})  # the daemon's own
 
     def leftovers(self) -> list[str]:
         """What there should be nothing of once every object is removed."""

@@ -13,7 +13,7 @@ import pytest
 from dbus_next import Variant
 
 from tests.integration.harness import MACHINE, SHARE, Client, Vfsd, process_exists, until, wait_for
-from tests.integration.test_failures import readable_journal, virtiofsd  # noqa: F401
+from tests.integration.test_failures import virtiofsd
 from tests.integration.test_machines import set_property
 from tests.integration.test_shutdown import assert_clean, booted, press_the_button
 from tests.integration.tiny_guest import started, tiny_machine, walked

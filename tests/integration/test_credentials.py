@@ -54,7 +54,7 @@ async def test_nobody_is_shown_a_value(vfsd: Vfsd, client: Client, folder: Path)
     assert_untold("its environment", Path(f"/proc/{pid}/environ").read_text())
     assert_untold("the unit", vfsd.systemctl("show", "vfsd-machine-tiny.service"))
     # QEMU has read the files
-    assert not (vfsd.runtime / "machine/tiny/credentials").exists()
+    assert not (vfsd.runtime / "machine/tiny/private").exists()
 
     shown = await client.get(path, MACHINE, "Credentials")
     assert shown == {"secret": "", "large": ""}
@@ -131,7 +131,7 @@ async def test_definitions_keep_values_where_nobody_reads_them(
 async def test_a_vfsd_that_was_killed_leaves_none_behind(vfsd: Vfsd, client: Client, folder: Path) -> None:
     await started(client, folder, "runs")
     await tiny_machine(client, folder, "stopped")
-    left = [vfsd.runtime / "machine" / name / "credentials" for name in ("runs", "stopped")]
+    left = [vfsd.runtime / "machine" / name / "private" for name in ("runs", "stopped")]
     for made in left:
         vfsd.run("mkdir", "-p", "-m", "0700", str(made))
         vfsd.run("touch", str(made / "0"))
@@ -157,7 +157,7 @@ async def test_files_are_read_at_each_start(vfsd: Vfsd, client: Client, folder: 
         await client.call(path, MACHINE, "Start")
     file.write_text("fine")
     await client.call(path, MACHINE, "Start")
-    assert not (vfsd.runtime / "machine/tiny/credentials").exists()
+    assert not (vfsd.runtime / "machine/tiny/private").exists()
 
 
 async def test_what_does_not_fit_is_refused_before_anything_runs(
@@ -169,7 +169,7 @@ async def test_what_does_not_fit_is_refused_before_anything_runs(
         await client.call(path, MACHINE, "Start")
     assert refused.value.name == "InvalidArgs"
     assert vfsd.units() == []
-    assert not (vfsd.runtime / "machine/tiny/credentials").exists()
+    assert not (vfsd.runtime / "machine/tiny/private").exists()
 
 
 async def test_configuration_files_have_credentials(vfsd: Vfsd, client: Client) -> None:

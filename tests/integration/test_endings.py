@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.integration.conftest import only_system
 from tests.integration.harness import MACHINE, Client, Vfsd, until, wait_for
-from tests.integration.test_failures import readable_journal  # noqa: F401  # a fixture
 from tests.integration.test_hotplug import builtin, execute, guest_is_ready
 from tests.integration.test_shutdown import assert_clean
 from tests.integration.tiny_guest import tiny_machine, walked

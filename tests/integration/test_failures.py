@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +13,10 @@ from typing import Any
 import pytest
 from dbus_next import Variant
 
-from tests.integration.harness import MACHINE, SHARE, TESTER, BusError, Client, Vfsd, until
+from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until
 from tests.integration.test_machines import refused
 from tests.integration.test_shutdown import assert_clean
 from tests.integration.tiny_guest import make_image, started, tiny_machine, walked
-
-
-@pytest.fixture(autouse=True, scope="module")
-def readable_journal() -> None:
-    """Let the user read the journal of what he runs; a journal that is kept on disk does by itself (SplitMode=)."""
-    rights = f"u:{TESTER}:rX"
-    subprocess.run(["setfacl", "-R", "-m", rights, "-m", f"d:{rights}", "/run/log/journal"], check=True)
 
 
 async def fails_to_start(vfsd: Vfsd, client: Client, path: str, error: str, *words: str) -> None:

@@ -24,8 +24,10 @@ from vfsd.commands import (
     qemu_arguments,
     virtiofsd_arguments,
 )
+from vfsd.image import File, Layer
 from vfsd.model import SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
+from vfsd.opened import Opened
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 
@@ -49,7 +51,7 @@ def qemu(
         architecture=MachineArchitecture.of("x86_64"),
         accelerator="tcg",
         boot=boot or Boot(),
-        shares=[ShareDevice(tag, n, 7 + n, Path("/run/s.sock")) for n, tag in enumerate(shares)],
+        shares=[ShareDevice(tag, n, Opened(Path("/run/s.sock"), 7 + n)) for n, tag in enumerate(shares)],
         slots=len(shares) + 1,
         sockets=MachineSockets(4, 5, 6, 21, 22),
         has_hub=hub,
@@ -165,8 +167,8 @@ def test_memory_is_shared() -> None:
 @pytest.mark.parametrize(
     ("vsock", "device"),
     [
-        (VsockDevice(4711, 11), {"guest-cid": "4711", "vhostfd": "11"}),
-        (VsockDevice(4711, None), {"guest-cid": "4711"}),
+        (VsockDevice(4711, Opened(Path("/dev/vhost-vsock"), 11)), {"guest-cid": "4711", "vhostfd": "11"}),
+        (VsockDevice(4711, Opened(Path("/dev/vhost-vsock"))), {"guest-cid": "4711"}),
     ],
 )
 def test_vsock(vsock: VsockDevice, device: dict[str, str]) -> None:
@@ -179,17 +181,18 @@ def test_vsock(vsock: VsockDevice, device: dict[str, str]) -> None:
 
 
 def test_boot_from_an_image_with_an_odd_name() -> None:
-    boot = Boot(image=Path('/a,b "c"'), image_format="qcow2", uefi=UefiFirmware(Path("/c,d"), Path("/v,w")))
+    odd = Path('/a,b "c"')
+    layers = [Layer(File(odd, "qcow2", is_device=False), Opened(odd))]
+    boot = Boot(disk=layers, uefi=UefiFirmware(Opened(Path("/c,d")), Opened(Path("/v,w"))))
     arguments = qemu(boot=boot)
-    [disk] = values(arguments, "-blockdev")
-    assert json.loads(disk)["file"]["filename"] == '/a,b "c"'
-    assert [unescape(drive)["file"] for drive in values(arguments, "-drive")] == ["/c,d", "/v,w"]
+    files = [json.loads(node)["file"]["filename"] for node in values(arguments, "-blockdev")]
+    assert files == ["/c,d", "/v,w", '/a,b "c"']
 
 
 def test_boot_a_kernel() -> None:
-    arguments = qemu(boot=Boot(kernel=Path("/k"), initrd=Path("/i"), arguments="a b,c"))
+    arguments = qemu(boot=Boot(kernel=Opened(Path("/k")), initrd=Opened(Path("/i"), 12), arguments="a b,c"))
     assert (values(arguments, "-kernel"), values(arguments, "-initrd"), values(arguments, "-append")) == (
-        ["/k"], ["/i"], ["a b,c"],
+        ["/k"], ["/proc/self/fd/12"], ["a b,c"],
     )  # fmt: skip
 
 

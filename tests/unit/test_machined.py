@@ -49,8 +49,8 @@ def test_the_leader_among_a_units_processes() -> None:
 @pytest.mark.parametrize("scope", list(Scope))
 def test_only_a_machine_that_is_registered_has_a_leader(scope: Scope) -> None:
     spec = MachineSpec.from_options("d-v", scope, {})
-    plain, _ = units.machine_units(spec, ["/q"], STOP, [], scope, PATHS, open_files=True)
-    led, _ = units.machine_units(spec, ["/q"], STOP, [], scope, PATHS, open_files=True, reboot_command=REBOOT)
+    plain, _ = units.machine_units(spec, ["/q"], STOP, [], scope, PATHS, [])
+    led, _ = units.machine_units(spec, ["/q"], STOP, [], scope, PATHS, [], reboot_command=REBOOT)
     [(name, _, [[program, arguments, flags]])] = [
         item for item in led.properties if item not in plain.properties
     ]

@@ -23,13 +23,15 @@ from vfsd.commands import (
     kernel_arguments,
     qemu_arguments,
 )
+from vfsd.image import File, Layer
 from vfsd.model import Display, MachineSpec
+from vfsd.opened import Opened
 
 PLAN = QemuPlan(
     binary="/usr/bin/qemu-system-x86_64",
     architecture=MachineArchitecture.of("x86_64"),
     accelerator="tcg",
-    boot=Boot(kernel=Path("/run/vfsd/machine/m/kernel")),
+    boot=Boot(kernel=Opened(Path("/run/vfsd/machine/m/kernel"))),
     shares=(),
     slots=0,
     sockets=MachineSockets(4, 5, 6, 7, 8),
@@ -101,7 +103,7 @@ def test_a_panic_ends_qemu_with_an_exit_code_of_its_own() -> None:
     )
 )
 def test_each_share_has_its_device_and_its_tag(tags: list[str]) -> None:
-    shares = [ShareDevice(tag=tag, slot=n, fd=17 + n, path=Path("/x")) for n, tag in enumerate(tags)]
+    shares = [ShareDevice(tag=tag, slot=n, socket=Opened(Path("/x"), 17 + n)) for n, tag in enumerate(tags)]
     arguments = built(dataclasses.replace(PLAN, shares=shares, slots=len(shares)))
     devices = [d for d in values(arguments, "-device") if d.startswith("vhost-user-fs-pci,")]
     # a tag adds no option of its own: driver, id, chardev, tag, event_idx, bus, address
@@ -123,26 +125,47 @@ def test_an_escaped_value_is_one_value(text: str) -> None:
 
 
 def test_a_share_by_its_path_where_systemd_can_not_open_it() -> None:
-    share = ShareDevice(tag="t", slot=0, fd=None, path=Path("/run/a,b"))
+    share = ShareDevice(tag="t", slot=0, socket=Opened(Path("/run/a,b")))
     chardevs = values(built(dataclasses.replace(PLAN, shares=[share])), "-chardev")
     assert any(split(value)[-1] == "path=/run/a,b" for value in chardevs)
 
 
 def test_an_image_is_a_node_of_its_format() -> None:
-    boot = Boot(image=Path("/run/vfsd/machine/m/image"), image_format="qcow2")
+    path = Path("/run/vfsd/machine/m/image")
+    boot = Boot(disk=[Layer(File(path, "qcow2", is_device=False), Opened(path, 11))])
     arguments = built(dataclasses.replace(PLAN, boot=boot))
-    [node] = values(arguments, "-blockdev")
-    assert json.loads(node)["driver"] == "qcow2"
-    assert json.loads(node)["file"] == {"driver": "file", "filename": "/run/vfsd/machine/m/image"}
+    [node] = map(json.loads, values(arguments, "-blockdev"))
+    assert (node["driver"], node["file"]) == ("qcow2", {"driver": "file", "filename": "/dev/fdset/11"})
+    assert values(arguments, "-add-fd") == ["fd=11,set=11"]
+    assert node["backing"] is None, "its header's is not followed by QEMU"
+
+
+def test_an_image_of_several_files() -> None:
+    data, base = Path("/run/vfsd/machine/m/image-data"), Path("/dev/vg/base")
+    top = Layer(
+        File(Path("/top"), "qcow2", is_device=False, data=data), Opened(Path("/top"), 12), Opened(data, 11)
+    )
+    boot = Boot(disk=[top, Layer(File(base, "raw", is_device=True), Opened(base, 13))])
+    arguments = built(dataclasses.replace(PLAN, boot=boot))
+    [node] = map(json.loads, values(arguments, "-blockdev"))
+    assert node["data-file"] == {"driver": "file", "filename": "/dev/fdset/11"}
+    assert node["backing"] == {
+        "driver": "raw",
+        "file": {"driver": "host_device", "filename": "/dev/fdset/13"},
+        "read-only": True,
+    }
+    assert values(arguments, "-add-fd") == ["fd=12,set=12", "fd=11,set=11", "fd=13,set=13"]
     assert "-kernel" not in arguments
 
 
 def test_uefi_has_its_code_read_only_and_its_variables_not() -> None:
-    uefi = UefiFirmware(Path("/code,1"), Path("/variables"))
-    arguments = built(dataclasses.replace(PLAN, boot=Boot(image=Path("/i"), uefi=uefi)))
-    code, variables = (split(value) for value in values(arguments, "-drive"))
-    assert {"file=/code,1", "readonly=on", "unit=0"} <= set(code)
-    assert {"file=/variables", "readonly=off", "unit=1"} <= set(variables)
+    uefi = UefiFirmware(Opened(Path("/code,1")), Opened(Path("/variables"), 12))
+    arguments = built(dataclasses.replace(PLAN, boot=Boot(uefi=uefi)))
+    code, variables = map(json.loads, values(arguments, "-blockdev"))
+    assert (code["file"]["filename"], code["read-only"]) == ("/code,1", True)
+    assert (variables["file"]["filename"], variables["read-only"]) == ("/dev/fdset/12", False)
+    assert {"pflash0=pflash0", "pflash1=pflash1"} <= set(split(values(arguments, "-machine")[0]))
+    assert values(arguments, "-add-fd") == ["fd=12,set=12"]
 
 
 def test_kernel_arguments_end_with_what_the_user_appends() -> None:
@@ -150,7 +173,7 @@ def test_kernel_arguments_end_with_what_the_user_appends() -> None:
     assert kernel_arguments(spec, "ttyS0", "", False) == "console=ttyS0 quiet x=y"
     with_root = kernel_arguments(spec, "ttyS0", "tag", True)
     assert with_root == "console=ttyS0 root=tag rootfstype=virtiofs ro quiet x=y"
-    boot = Boot(kernel=Path("/k"), initrd=Path("/i"), arguments="a b")
+    boot = Boot(kernel=Opened(Path("/k")), initrd=Opened(Path("/i")), arguments="a b")
     arguments = built(dataclasses.replace(PLAN, boot=boot))
     assert (values(arguments, "-initrd"), values(arguments, "-append")) == (["/i"], ["a b"])
 
@@ -186,7 +209,8 @@ def test_the_processor_fits_the_accelerator() -> None:
     assert values(built(), "-cpu") == ["max"]
     kvm = built(dataclasses.replace(PLAN, accelerator="kvm"))
     assert values(kvm, "-cpu") == ["host"]
-    assert "accel=kvm" in split(values(kvm, "-machine")[0])
+    assert values(kvm, "-accel") == ["kvm"]
+    assert values(built(), "-accel") == ["tcg,split-wx=on"], "no memory is writable and executable"
 
 
 def test_further_arguments_come_last_and_unchanged() -> None:

@@ -21,18 +21,12 @@ from vfsd.watch import FileWatch
 
 
 def test_the_second_qemu_waits_for_the_guest_and_stands_still() -> None:
-    channels = Channels(Path("/run/m/incoming"), Path("/run/m/incoming-cpr"))
-    incoming = Incoming("pc-q35-10.0", channels.incoming)
+    incoming = Incoming("pc-q35-10.0", ["fd:12", "{}"])
     arguments = built(dataclasses.replace(PLAN, incoming=incoming, has_shared_ram=True))
     assert "-S" in arguments
-    main, control = values(arguments, "-incoming")
-    assert main == "unix:/run/m/incoming"
-    assert json.loads(control) == {
-        "channel-type": "cpr",
-        "addr": {"transport": "socket", "type": "unix", "path": "/run/m/incoming-cpr"},
-    }
+    assert values(arguments, "-incoming") == ["fd:12", "{}"]
     [machine] = values(arguments, "-machine")
-    assert machine == "pc-q35-10.0,accel=tcg,memory-backend=mem,aux-ram-share=on"
+    assert machine == "pc-q35-10.0,memory-backend=mem,aux-ram-share=on"
 
 
 def test_the_first_qemu_boots() -> None:
@@ -48,8 +42,13 @@ def test_what_else_a_machine_type_has_stays() -> None:
     assert values(built(plan), "-machine")[0].startswith("virt-10.0,gic-version=max,")
 
 
-def test_memory_that_is_copied_has_one_channel() -> None:
-    assert Channels(Path("/x"), None).incoming == ["unix:/x"]
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_qemus_name_the_same_sockets(shared: bool) -> None:
+    channels = Channels.below("/proc/self/fd/9", shared=shared)
+    assert [json.loads(word) for word in channels.incoming] == channels.named
+    kinds = {channel["channel-type"]: channel["addr"]["path"] for channel in channels.named}
+    control = {"cpr": "/proc/self/fd/9/control"} if shared else {}
+    assert kinds == {"main": "/proc/self/fd/9/main", **control}
 
 
 def test_the_qemu_of_a_command() -> None:
@@ -88,7 +87,8 @@ def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
     assert found is not None
     before = found.predecessor(Path("/run/m/saved"))
     assert (before.layout, before.accelerator, before.vsock, before.lives) == (layout, "tcg", True, False)
-    assert before.incoming == Incoming("pc-q35-10.0", ["file:/run/m/saved"])
+    assert (before.machine_type, before.source) == ("pc-q35-10.0", Path("/run/m/saved"))
+    assert not before.shared
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"machine_type": "x"}', "\0"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -65,18 +64,3 @@ def test_what_is_missing_is_named(
 )
 def test_which_forward_leads_to_an_ssh_server(forward: str, address: str) -> None:
     assert ssh.forwarded(machine("tcp:127.0.0.1:8080:80", forward)) == address
-
-
-def test_a_port_that_is_held_can_be_listened_at_by_qemu_alone() -> None:
-    with ssh.reserve_port(0) as held:
-        port = held.getsockname()[1]
-        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
-            stranger.bind(("127.0.0.1", port))
-        with socket.socket() as qemu:
-            qemu.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            qemu.bind(("127.0.0.1", port))
-            qemu.listen()
-            with ssh.reserve_port(port) as other:
-                assert other.getsockname()[1] != port
-    with ssh.reserve_port(port) as again:
-        assert again.getsockname()[1] == port

@@ -14,6 +14,7 @@ from vfsd import hardening, names, units
 from vfsd.commands import virtiofsd_arguments
 from vfsd.model import MachineSpec, Sandbox, ShareSpec
 from vfsd.names import Scope
+from vfsd.opened import Openings
 from vfsd.paths import Paths
 from vfsd.units import Unit
 
@@ -38,7 +39,10 @@ def share_units(
 
 def get(unit: Unit) -> dict[str, Any]:
     found = {name: value for name, _, value in unit.properties}
-    assert len(found) == len(unit.properties), "no property twice"
+    names = [
+        name for name, _, _ in unit.properties if name != "SystemCallFilter"
+    ]  # what is taken from it comes next
+    assert len(set(names)) == len(names), "no property twice"
     return found
 
 
@@ -56,7 +60,7 @@ def test_no_path_of_a_machines_is_in_its_units(one: str, other: str, scope: Scop
     options = {"Kernel": ("s", one), "Initrd": ("s", other), "Image": ("s", one), "Append": ("s", "quiet")}
     spec = MachineSpec.from_options("dev", scope, options)
     stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 5)
-    unit, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, ["src"], scope, PATHS, open_files=True)
+    unit, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, ["src"], scope, PATHS, [])
     assert "MARK" not in repr([unit, *aux])
 
 
@@ -64,7 +68,7 @@ def test_no_path_of_a_machines_is_in_its_units(one: str, other: str, scope: Scop
 def test_properties_match_their_signatures(name: str, scope: Scope) -> None:
     spec = MachineSpec.from_options("dev", scope, {})
     stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 5)
-    machine, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, [name], scope, PATHS, open_files=True)
+    machine, aux = units.machine_units(spec, ["/usr/bin/qemu"], stop, [name], scope, PATHS, [])
     for unit in (*share_units(name=name, scope=scope), machine, *aux):
         get(unit)
         for _, signature, value in unit.properties:
@@ -105,30 +109,28 @@ def test_two_machines_of_one_name_at_once_share_nothing_but_the_slice() -> None:
     made = []
     for suffix in names.SUFFIXES:
         spec = MachineSpec.from_options("dev", Scope.SYSTEM, {})
-        unit, aux = units.machine_units(
-            spec, ["/q"], ["/s"], ["src"], Scope.SYSTEM, PATHS, open_files=True, suffix=suffix
-        )
+        unit, aux = units.machine_units(spec, ["/q"], ["/s"], ["src"], Scope.SYSTEM, PATHS, [], suffix=suffix)
         share = ShareSpec.from_options("src", "/srv", Scope.SYSTEM, {})
         place = units.Place("dev", suffix=suffix)
         made.append([unit, *aux, *units.share_units(share, ["/v"], Scope.SYSTEM, PATHS, place)])
     first, second = ({unit.name for unit in one} for one in made)
     assert first & second == {"vfsd-dev.slice"}
-    listens = [
-        {where for unit in one for _, where in get(unit).get("Listen", [])}
-        | {where for where, _, _ in get(one[0])["OpenFile"]}
-        for one in made
-    ]
+    listens = [{where for unit in one for _, where in get(unit).get("Listen", [])} for one in made]
     assert not listens[0] & listens[1]
     assert "/run/vfsd/share/src.sock-2" in listens[1]
     assert get(made[1][0])["Wants"] == ["vfsd-share-src-2.socket"]
 
 
-@pytest.mark.parametrize("open_files", [True, False])
-def test_a_machine(open_files: bool) -> None:
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_machine(opens: bool) -> None:
     spec = MachineSpec.from_options("dev", Scope.SYSTEM, {"ShutdownTimeoutUSec": ("t", 7_000_000)})
     stop = units.stop_command("/usr/bin/python3", Path("/lib/power_off.py"), PATHS.machine("dev"), 7_000_000)
     shares = ["a", "b-c"]
-    unit, aux = units.machine_units(spec, ["/q"], stop, shares, Scope.SYSTEM, PATHS, open_files=open_files)
+    openings = Openings(units.FIRST_OPENED_FD, opens=opens)
+    first = openings.add(Path("/run/vfsd/share/a.sock"), writable=True)
+    second = openings.add(Path("/run/vfsd/machine/dev/kernel"))
+    entries = openings.entries
+    unit, aux = units.machine_units(spec, ["/q"], stop, shares, Scope.SYSTEM, PATHS, [], open_files=entries)
     has = get(unit)
     assert has["Wants"] == [names.share_socket_unit(share) for share in shares]
     assert set(has["After"]) >= {names.share_socket_unit("a"), names.share_service_unit("b-c")}
@@ -136,13 +138,14 @@ def test_a_machine(open_files: bool) -> None:
         "one socket stopped by hand must not stop the guest"
     )
     assert has["TimeoutStopUSec"] > 7_000_000
-    opened = [["/run/vfsd/share/a.sock", "share0", 0], ["/run/vfsd/share/b-c.sock", "share1", 0]]
-    assert has.get("OpenFile") == (opened if open_files else None)
-    with_vsock, _ = units.machine_units(
-        spec, ["/q"], stop, shares, Scope.SYSTEM, PATHS, open_files=open_files, vsock=True
-    )
-    opened.append(["/dev/vhost-vsock", "vsock", 0])
-    assert get(with_vsock).get("OpenFile") == (opened if open_files else None)
+    opened = [["/run/vfsd/share/a.sock", "file9", 0], ["/run/vfsd/machine/dev/kernel", "file10", 1]]
+    assert has.get("OpenFile") == (opened if opens else None)
+    assert (first.descriptor, second.descriptor) == ((9, 10) if opens else (None, None))
+    assert second.readable == ("/proc/self/fd/10" if opens else "/run/vfsd/machine/dev/kernel")
+    assert second.block == ("/dev/fdset/10" if opens else "/run/vfsd/machine/dev/kernel")
+    assert second.set_arguments == (["-add-fd", "fd=10,set=10"] if opens else [])
+    [listening] = [other for other in aux if other.name == "vfsd-machine-dev.socket"]
+    assert len(get(listening)["Listen"]) == units.FIRST_OPENED_FD - 3
     assert {other.name for other in aux} == {"vfsd-dev.slice", "vfsd-machine-dev.socket"}
 
 
@@ -173,13 +176,56 @@ def test_each_relaxation_is_asked_for() -> None:
     assert nodes["CapabilityBoundingSet"] >> hardening._CAPABILITIES["CAP_MKNOD"] & 1
     read_only = get(share_units(ReadOnly=("b", True))[1])
     assert "BindPaths" not in read_only
-    assert read_only["BindReadOnlyPaths"][0][1] == "/run/vfsd/mnt"
+    assert read_only["BindReadOnlyPaths"][-1][1] == "/run/vfsd/mnt"
+
+
+def qemus_sandbox(
+    scope: Scope = Scope.SYSTEM, accelerator: str = "tcg", opens: bool = True, **options: tuple[str, Any]
+) -> dict[str, Any]:
+    spec = MachineSpec.from_options("dev", Scope.SYSTEM, options)
+    own = PATHS.machine("dev")
+    properties = hardening.qemu(spec, scope, own, accelerator, opens=opens, kvm_group=104)
+    return get(Unit("x", properties))
+
+
+def test_a_qemu_is_nobody_and_can_do_nothing() -> None:
+    plain = qemus_sandbox(Network=("s", "none"))
+    assert (plain["DynamicUser"], plain["PrivateUsers"], plain["PrivateNetwork"]) == (True, True, True)
+    assert (plain["CapabilityBoundingSet"], plain["AmbientCapabilities"]) == (0, 0)
+    assert plain["RestrictAddressFamilies"] == [True, ["AF_UNIX"]]
+    assert {"-/run/vfsd", "-/etc", "-/var"} <= set(plain["InaccessiblePaths"])
+    assert not {"BindPaths", "DeviceAllow", "SupplementaryGroups", "RuntimeDirectory"} & set(plain)
+
+
+def test_each_relaxation_of_a_qemu_is_asked_for() -> None:
+    user = qemus_sandbox()
+    assert user["PrivateNetwork"] is False
+    assert "AF_INET" in user["RestrictAddressFamilies"][1]
+    assert "-/etc" not in user["InaccessiblePaths"], "resolv.conf is there"
+    tap = qemus_sandbox(Network=("s", "tap:t0"))
+    assert tap["AmbientCapabilities"] == 1 << hardening._CAPABILITIES["CAP_NET_ADMIN"]
+    assert (tap["PrivateUsers"], tap["DeviceAllow"]) == (False, [["/dev/net/tun", "rw"]])
+    kvm = qemus_sandbox(accelerator="kvm")
+    assert (kvm["DeviceAllow"], kvm["SupplementaryGroups"]) == ([["/dev/kvm", "rw"]], ["104"])
+    display = qemus_sandbox(Display=("s", "vnc"))
+    assert display["RuntimeDirectory"] == ["vfsd-display.dev"]
+
+
+def test_a_qemu_that_must_reach_its_files_is_no_other_user() -> None:
+    for sandbox in (qemus_sandbox(opens=False), qemus_sandbox(scope=Scope.USER)):
+        assert not {"DynamicUser", "InaccessiblePaths", "PrivateUsers"} & set(sandbox)
+        assert sandbox["LockPersonality"] is True
+    assert qemus_sandbox(scope=Scope.USER, Network=("s", "bridge:br0")) == {}, "its helper is setuid"
 
 
 def test_a_users_virtiofsd_may_map_ids() -> None:
     """Nothing that implies NoNewPrivileges: newuidmap is setuid."""
-    assert not {
-        name
-        for name in get(share_units(scope=Scope.USER)[1])
-        if name.startswith(("Private", "Protect", "NoNew"))
-    }
+    ids = ("as", [":0:1000:1:"])
+    for _, mapped in (share_units(scope=Scope.USER, UIDMap=ids), share_units(scope=Scope.USER, GIDMap=ids)):
+        has = get(mapped)
+        assert not {
+            name for name in has if name.startswith(("Private", "Protect", "NoNew", "System", "Temp"))
+        }
+    plain = get(share_units(scope=Scope.USER)[1])
+    assert (plain["PrivateUsers"], plain["CapabilityBoundingSet"]) == (True, 0)
+    assert plain["BindPaths"][0][:2] == ["/run/vfsd/source/src", "/run/vfsd/mnt"]
