@@ -76,7 +76,7 @@ class Adoption(Sleep):
         for share in self.shares:
             share.suffix = self.suffix
             share.adopt()
-            if share.lost:
+            if share.ails:
                 self.reason = share.complaint
         if self.state is MachineState.STOPPING:
             deadline = self.paths.read_deadline()

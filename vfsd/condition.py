@@ -95,7 +95,7 @@ class Condition(ABC):
     @property
     def degraded(self) -> bool:
         """Whether a share that the running guest uses does not serve."""
-        return self.live and any(share.lost for share in self.shares)
+        return self.live and any(share.ails for share in self.shares)
 
     @property
     def display_path(self) -> str:

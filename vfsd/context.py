@@ -14,6 +14,7 @@ from vfsd.names import Scope
 from vfsd.notifications import Notifications
 from vfsd.paths import Paths
 from vfsd.registrar import NoRegistrar, Registrar
+from vfsd.sources import Sources
 from vfsd.store import Store
 from vfsd.supervisor import Supervisor
 
@@ -56,10 +57,12 @@ class Context:
     listeners: list[Listener] = field(default_factory=list)
     registrar: Registrar = field(default_factory=NoRegistrar)
     notifications: Notifications = field(init=False)
+    sources: Sources = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.notifications = Notifications(self.spawn)
+        self.sources = Sources(self.scope, self.store, self.spawn)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work in the background; it is cancelled when vfsd ends. A bug in it goes to the journal."""

@@ -45,6 +45,8 @@ class Healer:
     def react(self, share: Share) -> None:
         """A share has just failed under the running guest."""
         policy = self._machine.spec.on_share_failure
+        if policy is FailurePolicy.HEAL and share.gone:
+            return  # until it is back there is nothing to heal with
         if policy is FailurePolicy.HEAL:
             share.begin_recovery()
             self._context.spawn(self._heal(share))
@@ -52,6 +54,14 @@ class Healer:
             self._context.spawn(self._end(share, again=True))
         elif policy is FailurePolicy.STOP:
             self._context.spawn(self._end(share, again=False))
+
+    def source_is_back(self, share: Share) -> None:
+        """The running guest has what was there before, which is dead, or on its way out."""
+        if self._machine.spec.on_share_failure is FailurePolicy.HEAL:
+            share.begin_recovery()
+            self._context.spawn(self._heal(share))
+        else:
+            share.stay_stale()
 
     async def guest_reboots(self) -> None:
         """Give the shares their own tags back before the guest looks for them."""
@@ -71,7 +81,7 @@ class Healer:
         return plugged is not None and plugged.tag != share.spec.tag
 
     async def _heal(self, share: Share) -> None:
-        problem = share.last_failure
+        problem = share.last_failure or share.gone
         begun = time.monotonic()
         try:
             self._count(share.name)
@@ -88,6 +98,7 @@ class Healer:
         where = f"mounted again at {', '.join(places)}" if places else "it was not mounted"
         reason = f"healed after {problem}: {where}; {_HUNG}"
         share.end_recovery("", reason)
+        self._context.sources.follow(share)  # it may have gone again
         self._write(f"{reason} ({time.monotonic() - begun:.1f} s)", NOTICE, share)
 
     async def _replace(self, share: Share) -> list[str]:
@@ -98,6 +109,8 @@ class Healer:
         if not machine.inside.ready:
             raise NotSupported("the guest has no agent")
         old = machine.layout.of(share.name)
+        if not share.lost:
+            await share.end_virtiofsd()  # it keeps the file system that is gone
         await share.listen_anew(machine.place)
         plugged = await hotplug.plug(self._context, machine, share, self._new_tag(share))
         try:

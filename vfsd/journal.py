@@ -44,6 +44,7 @@ class MessageId(StrEnum):
     HEALING = "8a1b1f0c6c5d4b0d9a5fe3f6a7c1e245"
     REFRESHED = "c0b8f7d27c6e4d5f9a3cf1d2a4a3e6b7"
     NOT_REGISTERED = "585dd5ab1d29446385f10284e297cdac"
+    SOURCE_GONE = "28f000fc858c4e7780d56e563ed2e453"
     KVM_CHANGED = "3f80b2ca55f84803b34c60175e39c1f8"
 
 

@@ -18,7 +18,7 @@ def sweep(context: Context, shares: Container[str], machines: Container[str]) ->
     """
     context.store.forget_all_but({Kind.SHARE: shares, Kind.MACHINE: machines})
     paths, status = context.paths, context.supervisor.status
-    for link in _entries(paths.sources):
+    for link in [*_entries(paths.sources), *_entries(paths.mount_points)]:
         name = link.name
         if name not in shares and not any(status(unit).runs for unit in names.share_units(name)):
             link.unlink(missing_ok=True)

@@ -144,7 +144,7 @@ class Lifecycle(Condition):
     def share_changed(self, share: Serving) -> None:
         """A share of the machine began or ceased to fail."""
         if self.live:
-            self.reason = share.complaint if share.lost else ""
+            self.reason = share.complaint if share.ails else ""
         self._changed()
 
     # what systemd tells

@@ -168,7 +168,7 @@ class Machine(Adoption):
             self.attached.append(share)
             share.attach(self)
             self.inside.tell()
-            if share.lost:
+            if share.ails:
                 self.share_changed(share)
 
     async def detach_share(self, name: str) -> Share:
@@ -224,10 +224,17 @@ class Machine(Adoption):
             isinstance(share, Share)
             and share in self.shares
             and self.live
-            and share.lost
+            and share.ails
             and not share.recovering
         ):
             self._healer.react(share)
+
+    def source_is_back(self, share: Share) -> None:
+        """What a share was served from is there again, or something else in its place."""
+        if self.live and share in self.shares and not share.recovering:
+            self._healer.source_is_back(share)
+        elif self.state.idle and self.memory.restart:
+            self._context.spawn(self._healer.start_again())
 
     async def adopt(self) -> None:
         """Take over the state in which systemd and QEMU have the machine, and care for what fails in it."""

@@ -7,6 +7,7 @@ for unit names (`unit_name_escape()`: everything but letters, digits, `:`, `_` a
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
 
@@ -73,9 +74,15 @@ def label_unescape(label: str) -> str:
 
 def unit_escape(name: str) -> str:
     """Escape a name into a part of a unit name, as `systemd-escape`."""
+    return _escape(name.encode(), first=True)
+
+
+def _escape(name: bytes, *, first: bool) -> str:
     return "".join(
-        chr(byte) if chr(byte) in _UNIT_SAFE and not (index == 0 and byte == ord(".")) else f"\\x{byte:02x}"
-        for index, byte in enumerate(name.encode())
+        chr(byte)
+        if chr(byte) in _UNIT_SAFE and not (first and index == 0 and byte == ord("."))
+        else f"\\x{byte:02x}"
+        for index, byte in enumerate(name)
     )
 
 
@@ -83,6 +90,13 @@ def unit_unescape(escaped: str) -> str:
     """Turn a part of a unit name back into the name that it stands for."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), escaped.encode())
     return raw.decode(errors="replace")
+
+
+def mount_unit(path: str) -> str:
+    """systemd's unit of what is mounted at an absolute path; "" if the name would be too long for one."""
+    parts = [part for part in path.split("/") if part]
+    name = f"{'-'.join(_escape(os.fsencode(part), first=not number) for number, part in enumerate(parts)) or '-'}.mount"
+    return name if len(name) <= UNIT_NAME_MAX else ""
 
 
 def is_share_name(name: str) -> bool:

@@ -41,6 +41,7 @@ class Paths:
             (self.runtime, 0o711),
             (self.shares, 0o711),
             (self.sources, 0o711),
+            (self.mount_points, 0o711),
             (self.machines, 0o711),
             (self.mount, 0o711),
             (self.runtime_definitions, 0o700),
@@ -86,6 +87,11 @@ class Paths:
         return self.runtime / "source"
 
     @property
+    def mount_points(self) -> Path:
+        """Links to where the file systems of shares are mounted."""
+        return self.runtime / "mount-point"
+
+    @property
     def mount(self) -> Path:
         """Empty folder on which a confined virtiofsd sees its source."""
         return self.runtime / "mnt"
@@ -102,6 +108,10 @@ class Paths:
     def source_link(self, name: str) -> Path:
         """Link to a share's source."""
         return self.sources / name
+
+    def mount_point_link(self, name: str) -> Path:
+        """Link to where its file system is mounted, unless that is the root file system."""
+        return self.mount_points / name
 
     @property
     def machine_states(self) -> Path:

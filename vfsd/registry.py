@@ -17,6 +17,7 @@ from vfsd.errors import (
     NoSuchMachine,
     NoSuchShare,
     ShareExists,
+    SourceNotFound,
     VfsdError,
 )
 from vfsd.journal import INFO, NOTICE, WARNING, MessageId
@@ -159,6 +160,7 @@ class Registry:
 
     async def begin(self) -> None:
         """Start what ought to run and does not: shares that stand alone and, after a boot, machines with Autostart."""
+        await self._context.sources.begin()
         await self._listen_alone()
         for machine in self.machines.values():
             if machine.memory.restart and machine.state.idle:
@@ -298,6 +300,8 @@ class Registry:
             self._context.journal.write(
                 MessageId.MACHINE_FAILED, WARNING, text, unit=machine.unit, machine=machine.name
             )
+            if isinstance(error, SourceNotFound):
+                machine.remember(restart=True)  # once it is there
 
     def _save(self, spec: ShareSpec | MachineSpec, owner: int) -> None:
         self._context.store.save(Definition(spec, owner))
@@ -318,11 +322,13 @@ class Registry:
         self.shares[share.name] = share
         for unit in names.share_units(share.name):
             self._by_unit[unit] = share
+        self._context.sources.follow(share)
         if announce:
             self._context.added(share)
 
     def _drop_share(self, share: Share, *, announce: bool = True) -> None:
         self.shares.pop(share.name, None)
+        self._context.sources.leave(share)
         for unit in names.share_units(share.name):
             self._by_unit.pop(unit, None)
         if announce:

@@ -43,6 +43,9 @@ _PRIMARY_OWNER = 1
 EXIT_NO_BUS, EXIT_NAME_TAKEN = 3, 4
 
 
+_SHARE_MESSAGES = {"failed": MessageId.SHARE_FAILED, "unavailable": MessageId.SOURCE_GONE}
+
+
 class StateJournal:
     """Writes each state change to the journal; a listener of the context."""
 
@@ -61,10 +64,10 @@ class StateJournal:
     def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
         failed = new == "failed"
         # a lone share whose virtiofsd ended abnormally listens again, and says why
-        worrying = failed or (new == "listening" and reason != "")
+        worrying = failed or new == "unavailable" or (new == "listening" and reason != "")
         if isinstance(thing, Share):
             kind, unit = "share", thing.service_unit
-            message_id = MessageId.SHARE_FAILED if failed else MessageId.SHARE_STATE
+            message_id = _SHARE_MESSAGES.get(new, MessageId.SHARE_STATE)
             who = {"share": thing.name, "machine": thing.machine.name if thing.machine else ""}
         else:
             kind, unit = "machine", thing.unit
@@ -200,7 +203,7 @@ class Service:
     def _watch_devices(self) -> None:
         from vfsd.udev import DeviceMonitor  # noqa: PLC0415  # not needed to come up
 
-        DeviceMonitor(self._device_changed).start()
+        DeviceMonitor(self._device_changed, self._context.sources.device_changed).start()
 
     def _device_changed(self, device: str, action: str) -> None:
         if device == "kvm":

@@ -24,6 +24,7 @@ before systemd sees it end, so the verdict waits this long."""
 
 _SETTLES = (ShareState.ACTIVE, ShareState.STOPPING, ShareState.STOPPED)
 """States whose beginning ends what there was to complain of before."""
+_TROUBLES = {ShareState.FAILED, ShareState.UNAVAILABLE}
 
 
 class Serving(ABC):
@@ -53,6 +54,8 @@ class Serving(ABC):
         self._turns = Turns(f'share "{spec.name}"')
         self._lost = ""
         """Why virtiofsd ended under a machine that still runs."""
+        self.gone = ""
+        """Why the source is not there, or not what virtiofsd serves."""
         self.pending: ShareSpec | None = None
         """Its definition as a file has it now, which a Refresh of its machine applies."""
         self.parting = False
@@ -93,9 +96,14 @@ class Serving(ABC):
         return bool(self._lost)
 
     @property
+    def ails(self) -> bool:
+        """Whether the running guest does not have what the share stands for."""
+        return bool(self._lost or self.gone)
+
+    @property
     def complaint(self) -> str:
         """What its machine says of it while it does not serve."""
-        return f'share "{self.name}" does not serve: {self.last_failure}'
+        return f'share "{self.name}" does not serve: {self.gone or self.last_failure}'
 
     @property
     def last_failure(self) -> str:
@@ -125,6 +133,18 @@ class Serving(ABC):
             self.mounted_at, self.guest_options = where, options
             self._changed()
 
+    # what becomes of its source
+
+    @property
+    def _again(self) -> str:
+        return f'"{self.spec.source}" is there again, but its client has what was there before'
+
+    def stay_stale(self) -> None:
+        """The source is there again, and the guest has what was there before."""
+        machine = self.machine.name if self.machine else ""
+        self.gone = "" if self._lost else f'{self._again}; refresh machine "{machine}" or start it again'
+        self.refresh()
+
     # being healed
 
     def begin_recovery(self) -> None:
@@ -132,9 +152,12 @@ class Serving(ABC):
         self._recovering = True
 
     def end_recovery(self, problem: str, reason: str) -> None:
-        """Be served again, or, with a problem, fail for good; `reason` says what there is to know."""
+        """Be served again, or, with a problem, not serve for good; `reason` says what there is to know."""
         self._recovering = False
-        self._lost = problem
+        if self._lost or not problem:
+            self._lost, self.gone = problem, ""
+        else:
+            self.gone = reason
         self.refresh(reason)
 
     # what systemd tells
@@ -152,7 +175,11 @@ class Serving(ABC):
         status = self._context.supervisor.status(self.service_unit)
         self.main_pid, self.invocation = status.main_pid, status.invocation
         self._begun = self._spent = True
-        self._changed()
+        if self.gone:
+            self.gone = ""
+            self.refresh()
+        else:
+            self._changed()
 
     def adopt(self) -> None:
         """Take over the state in which systemd has the units."""
@@ -170,7 +197,7 @@ class Serving(ABC):
         """Make state and reason what the units say."""
         state = self._observe()
         if reason is None:
-            reason = self._why_failed() if state is ShareState.FAILED else self.reason
+            reason = self._why_failed() if state is ShareState.FAILED else self.gone or self.reason
             if state is not self.state and state in _SETTLES:
                 reason = ""
         self._set_state(state, reason)
@@ -218,7 +245,11 @@ class Serving(ABC):
         socket, service = supervisor.status(self.socket_unit), supervisor.status(self.service_unit)
         # while virtiofsd's child goes after it, the socket takes nobody, and how it ended is not known yet
         ending = service.active == "deactivating" and socket.active == "active"
-        if self._recovering or self._lost:
+        if self._recovering:
+            return ShareState.FAILED
+        if self.gone:
+            return ShareState.UNAVAILABLE
+        if self._lost:
             return ShareState.FAILED
         if service.active in ("active", "activating") or ending:
             return ShareState.ACTIVE
@@ -240,11 +271,11 @@ class Serving(ABC):
         self.state = state
         self.state_changed_usec = now_usec()
         self._state_changed(old, state, reason)
-        if self.machine is not None and ShareState.FAILED in (old, state):
+        if self.machine is not None and not _TROUBLES.isdisjoint((old, state)):
             self.machine.share_changed(self)
 
     def _clear(self) -> None:
-        self._lost = ""
+        self._lost = self.gone = ""
         self._recovering = self.parting = False
         self.mounted_at = self.guest_options = ""
         self._trouble = ShareState.STOPPED

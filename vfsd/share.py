@@ -19,8 +19,8 @@ from vfsd.journal import last_words
 from vfsd.model import ShareSpec, ShareState
 from vfsd.names import FIRST
 from vfsd.serving import Serving
-from vfsd.store import Definition, Kind
-from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError
+from vfsd.store import Definition, Kind, Origin
+from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus
 from vfsd.units import ALONE, Place, Unit
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ _LOOK_INTERVAL = 0.02
 
 class Share(Serving):
     """A share, of a machine or on its own."""
+
+    _is_absent = False
+    """Whether the source was not there when it was looked at last."""
 
     # operations
 
@@ -47,14 +50,18 @@ class Share(Serving):
             if self.state.serves or self.state is ShareState.STOPPING:
                 raise WrongState(f'share "{self.name}" is {self.state} already')
             self._remember(stopped=False)
+            if self._has_client:
+                raise ShareBusy(f'share "{self.name}" still has the client from before; end that one first')
+            await self._take_down()
             await self._listen()
 
     async def listen_again(self) -> None:
         """Listen if that is wanted and the source is there; what fails is told by state and reason."""
         async with self._turns.take():
-            if self.memory.stopped or self.state.serves or self.in_use:
+            if self.memory.stopped or self.state.serves or self.in_use or self._has_client:
                 return
             try:
+                await self._take_down()
                 await self._listen()
             except VfsdError:
                 return  # state and journal say it
@@ -64,9 +71,11 @@ class Share(Serving):
         async with self._turns.take():
             if self.in_use:
                 raise self._busy("shut the machine down first")
-            if self.state in (ShareState.STOPPED, ShareState.FAILED, ShareState.UNAVAILABLE):
+            if self.state in (ShareState.STOPPED, ShareState.FAILED):
                 raise WrongState(f'share "{self.name}" is {self.state} already')
             self._remember(stopped=True)
+            if self.state is ShareState.UNAVAILABLE:
+                self._context.sources.forget(self.name)
             await self.release()
 
     async def remove(self) -> None:
@@ -122,6 +131,62 @@ class Share(Serving):
     async def space(self) -> list[int]:
         """Size and free space of the source's file system in bytes. :raise VfsdError: see the interface."""
         return list(await virtiofsd.space(self.spec))
+
+    # what becomes of its source
+
+    def unit_changed(self, unit: str, status: UnitStatus) -> None:
+        """A unit of the share changed, or is gone."""
+        if unit == self.socket_unit and status.active != "active" and self.state.serves and not self.in_use:
+            # systemd stops it with what is unmounted, and is faster
+            problem = self._context.sources.glance(self.spec).problem
+            if problem:
+                self._source_vanished(problem)
+        super().unit_changed(unit, status)
+        if self.gone and unit == self.service_unit and not (status.runs or self.in_use):
+            self._context.spawn(self.listen_again())  # the last client of what is gone has left
+
+    def source_looked_at(self, problem: str, origin: Origin | None, *, same: bool) -> None:
+        """Take note of how the source is; see vfsd.sources.Follower."""
+        was_absent, self._is_absent = self._is_absent, origin is None
+        sources = self._context.sources
+        if origin is None:
+            self._source_vanished(problem)
+        elif self.gone or (self._has_client and not same):
+            self._source_is_back(same=same)
+        elif self.state is ShareState.LISTENING or (
+            self._has_client and not sources.origin(self.name).identity
+        ):
+            sources.remember(self.name, origin)  # the next client gets it from there
+        elif was_absent and self.machine is not None:
+            self.machine.source_is_back(self)
+
+    def _source_vanished(self, problem: str) -> None:
+        if not self.in_use and (self.owned or self.memory.stopped):
+            return
+        self.gone = problem
+        if not self.in_use:
+            # what lies below a mount point must not be served to the next client, not even before the socket is gone
+            virtiofsd.remove_links(self._context, self.name)
+            self._context.spawn(self.listen_again())
+        self.refresh()
+
+    def _source_is_back(self, *, same: bool) -> None:
+        if self._has_client and same and not self.lost:
+            # it was there all the time: virtiofsd has kept it
+            virtiofsd.make_links(self._context, self.spec)
+            self.gone = ""
+            self.refresh("")
+        elif self.machine is not None and self.in_use:
+            self.machine.source_is_back(self)
+        elif self._has_client:
+            self.gone = f"{self._again}; end the client, and it is served again"
+            self.refresh()
+        else:
+            self._context.spawn(self.listen_again())
+
+    @property
+    def _has_client(self) -> bool:
+        return self._context.supervisor.status(self.service_unit).runs
 
     # for the machine that uses it
 
@@ -179,6 +244,22 @@ class Share(Serving):
 
     async def release(self) -> None:
         """Stop the units and wait until their names are free. :raise UnitFailed: systemd could not."""
+        await self._take_down()
+        self.suffix = FIRST
+        self._clear()
+
+    async def end_virtiofsd(self) -> None:
+        """End the virtiofsd of a running guest, which is about to get another one. :raise UnitFailed."""
+        self.parting = True
+        self._lost = self.gone
+        try:
+            await self._context.supervisor.stop(self.service_unit)
+        except SupervisorError as error:
+            raise UnitFailed(f"its virtiofsd could not be ended: {error}") from None
+        finally:
+            self.parting = False
+
+    async def _take_down(self) -> None:
         supervisor = self._context.supervisor
         try:
             for unit in (self.socket_unit, self.service_unit):
@@ -187,8 +268,6 @@ class Share(Serving):
         except SupervisorError as error:
             raise UnitFailed(f'share "{self.name}" could not be stopped: {error}') from None
         await supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
-        self.suffix = FIRST
-        self._clear()
 
     def machine_ended(self) -> None:
         """The machine does not run any more: forget what it suffered, and listen again if on its own."""
@@ -206,8 +285,9 @@ class Share(Serving):
             self._context.store.save(Definition(self.spec, self.owner))
 
     def unlink(self) -> None:
-        """Take the link to the source away."""
-        self._context.paths.source_link(self.name).unlink(missing_ok=True)
+        """Take away what leads to the source, and forget where it lay."""
+        virtiofsd.remove_links(self._context, self.name)
+        self._context.sources.forget(self.name)
 
     # inner workings
 
@@ -227,12 +307,13 @@ class Share(Serving):
             socket, service = await self.units()
             await virtiofsd.listen(self._context, self.spec, socket, service)
         except (VfsdError, asyncio.CancelledError) as error:
-            gone = isinstance(error, SourceNotFound)
-            self._trouble = ShareState.UNAVAILABLE if gone else ShareState.FAILED
+            self.gone = str(error) if isinstance(error, SourceNotFound) else ""
+            self._trouble = ShareState.STOPPED if self.gone else ShareState.FAILED
             self.refresh(str(error))
-            if not gone:
+            if not self.gone:
                 self._remember(failure=str(error))
             raise
+        self.gone = ""
         self._remember(failure="")
         self.refresh("")
 

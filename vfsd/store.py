@@ -2,7 +2,8 @@
 
 Persistent ones live in the state folder, the others in the runtime folder until the next reboot. Beside them, in
 the runtime folder, stands what is remembered of an object until the reboot: whether it was stopped on request,
-whether it is being removed, and how it failed. systemd knows the rest.
+whether it is being removed, and how it failed. systemd knows the rest. Only where a share's source lay is remembered
+for longer: in the state folder, whoever defines the share.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from vfsd.paths import Paths
 _FORMAT = 1
 _SUFFIX = ".json"
 _MEMORY = ".memory"
+_ORIGIN = ".origin"
+_ROOT = "/"
 _MEMORY_LIMITS = {
     "restarts": 1 << 32,
     "since_usec": 1 << 64,
@@ -94,6 +97,20 @@ class Memory:
     """What it has said (vfsd.readiness.Readiness)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a share's source lay when it was served last."""
+
+    place: str = _ROOT
+    """Where its file system was mounted."""
+    uuid: str = ""
+    """That of the file system, if it lies on a block device."""
+    device: str = ""
+    """The kernel's name of that device then."""
+    identity: str = ""
+    """What tells the directory from every other as long as somebody has it open."""
+
+
 BadFile = Callable[[Path, str], None]
 """Told of a file that can't be used, and why."""
 
@@ -116,6 +133,8 @@ class Store:
         for persistent in (True, False):
             self._file(kind, name, persistent).unlink(missing_ok=True)
         self._memory_file(kind, name).unlink(missing_ok=True)
+        if kind is Kind.SHARE:
+            self.remember_origin(name, Origin())
 
     def load(self, bad: BadFile) -> Iterator[Definition]:
         """All definitions, shares first. What a vfsd that was killed while it wrote has left is taken away."""
@@ -153,6 +172,9 @@ class Store:
             for path in self._paths.runtime_definitions.glob(f"{kind}-*{_MEMORY}"):
                 if path.name[len(kind) + 1 : -len(_MEMORY)] not in names:
                     path.unlink(missing_ok=True)
+        for path in self._paths.definitions.glob(f"{Kind.SHARE}-*{_ORIGIN}"):
+            if path.name[len(Kind.SHARE) + 1 : -len(_ORIGIN)] not in known[Kind.SHARE]:
+                path.unlink(missing_ok=True)
 
     def recall(self, kind: Kind, name: str) -> Memory:
         """What is remembered; the defaults if nothing is, or it can't be read."""
@@ -166,6 +188,25 @@ class Store:
             for item, value in zip(dataclasses.fields(Memory), dataclasses.astuple(memory), strict=True)
         )
         return memory if sound else Memory()
+
+    def remember_origin(self, name: str, origin: Origin) -> None:
+        """Write where a share's source lies; on the root file system there is nothing to remember. :raise OSError."""
+        path = self._origin_file(name)
+        if origin.place == _ROOT:
+            path.unlink(missing_ok=True)
+        else:
+            replace(path, dataclasses.asdict(origin), sync=True)
+
+    def recall_origin(self, name: str) -> Origin:
+        """Where it lay when it was served last; the default if that is not known."""
+        try:
+            origin = Origin(**json.loads(self._origin_file(name).read_text(encoding="utf-8")))
+        except _DAMAGE:
+            return Origin()
+        return origin if all(isinstance(item, str) for item in dataclasses.astuple(origin)) else Origin()
+
+    def _origin_file(self, name: str) -> Path:
+        return self._paths.definitions / f"{Kind.SHARE}-{name}{_ORIGIN}"
 
     def _file(self, kind: Kind, name: str, persistent: bool) -> Path:
         folder = self._paths.definitions if persistent else self._paths.runtime_definitions

@@ -90,9 +90,28 @@ def share_units(
     scope: Scope,
     paths: Paths,
     place: Place = ALONE,
+    mount_point: str = "",
 ) -> tuple[Unit, Unit]:
-    """Socket and service of one share."""
-    return _share_socket(spec, paths, place), _share_service(spec, arguments, scope, paths, place)
+    """Socket and service of one share.
+
+    :param mount_point: where the file system of its source is mounted; "" for the root file system.
+    """
+    socket, service = _share_socket(spec, paths, place), _share_service(spec, arguments, scope, paths, place)
+    if mount_point:
+        # what is below the mount point is never served; the path itself must not be in a unit, hence the link
+        link = str(paths.mount_point_link(spec.name))
+        service.properties.append(("Asserts", "a(sbbs)", [["AssertPathIsMountPoint", False, False, link]]))
+        _follow_mount(socket, service, names.mount_unit(mount_point), alone=not place.machine)
+    return socket, service
+
+
+def _follow_mount(socket: Unit, service: Unit, mount: str, *, alone: bool) -> None:
+    """Be stopped before a file system is unmounted, at shutdown too. Neither mounts it nor keeps it mounted."""
+    if mount:
+        socket.properties.append(("After", "as", [mount]))
+        service.properties.append(("After", "as", [mount]))
+    if mount and alone:  # a guest would hang
+        socket.properties.append(("StopPropagatedFrom", "as", [mount]))
 
 
 def _share_socket(spec: ShareSpec, paths: Paths, place: Place) -> Unit:

@@ -24,7 +24,7 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
 
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
     """
-    _check_source(spec)
+    context.sources.check(spec)
     _check_group(spec)
     binary = await context.host.virtiofsd()
     paths = context.paths
@@ -41,17 +41,35 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
 
 
 async def units(context: Context, spec: ShareSpec, place: Place = ALONE) -> tuple[Unit, Unit]:
-    """Socket and service of a share, with the link that they name made.
+    """Socket and service of a share, with the links that they name made.
 
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
     """
     wanted = await arguments(context, spec)
-    link = context.paths.source_link(spec.name)
+    origin = context.sources.check(spec)
+    context.sources.remember(spec.name, origin)
+    make_links(context, spec)
+    mount_point = "" if origin.place == "/" else origin.place
+    return unit_properties.share_units(spec, wanted, context.scope, context.paths, place, mount_point)
+
+
+def make_links(context: Context, spec: ShareSpec) -> None:
+    """Let virtiofsd find the source, and systemd the place where its file system has to be mounted."""
+    _link(context.paths.source_link(spec.name), spec.source)
+    _link(context.paths.mount_point_link(spec.name), context.sources.origin(spec.name).place)
+
+
+def remove_links(context: Context, name: str) -> None:
+    """Let no virtiofsd start any more."""
+    context.paths.source_link(name).unlink(missing_ok=True)
+    context.paths.mount_point_link(name).unlink(missing_ok=True)
+
+
+def _link(link: Path, target: str) -> None:
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
-    new.symlink_to(spec.source)
+    new.symlink_to(target)
     new.replace(link)
-    return unit_properties.share_units(spec, wanted, context.scope, context.paths, place)
 
 
 async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:
@@ -78,21 +96,6 @@ async def space(spec: ShareSpec) -> tuple[int, int]:
             f'"{spec.source}", the source of share "{spec.name}", can\'t be looked at: {error.strerror}'
         ) from None
     return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-
-
-def _check_source(spec: ShareSpec) -> None:
-    source = Path(spec.source)
-    try:
-        if source.is_dir():
-            return
-        exists = source.exists()
-    except OSError:
-        exists = False
-    if exists:
-        raise InvalidArgs(f'"{spec.source}", the source of share "{spec.name}", is no directory; share one')
-    raise SourceNotFound(
-        f'"{spec.source}", the source of share "{spec.name}", does not exist; create it, or name another'
-    )
 
 
 def _check_group(spec: ShareSpec) -> None:

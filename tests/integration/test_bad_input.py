@@ -238,7 +238,7 @@ async def test_two_at_once_make_one(vfsd: Vfsd, client: Client, folder: Path) ->
         ("stopped", "Stop", "WrongState"),
         ("active", "Start", "WrongState"),
         ("active", "Remove", "ShareBusy"),
-        ("unavailable", "Stop", "WrongState"),
+        ("unavailable", "Start", "SourceNotFound"),
     ],
 )
 async def test_calls_in_the_wrong_state(

@@ -317,5 +317,4 @@ def test_a_share_without_its_source_waits_for_it(vfsd: Vfsd, folders: Folders, f
     assert shares(vfsd) == {"src": "unavailable"}
     assert f"{folder}/later" in vfsd.get(SRC, SHARE, "Reason")
     (folder / "later").mkdir()
-    vfsd.manager("Reload")
-    assert shares(vfsd) == {"src": "listening"}
+    wait_for(lambda: shares(vfsd) == {"src": "listening"}, "it listens by itself")

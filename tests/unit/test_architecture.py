@@ -55,6 +55,7 @@ LAYERS = [
         "udev",
         "watch",
         "notifications",
+        "mounts",
         "discovery",
         "kvm",
         "kernel",
@@ -62,7 +63,7 @@ LAYERS = [
         "host",
     },
     {
-        *("context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
+        *("sources", "context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
         *("refresh", "outdated", "adoption", "saved", "sleep"),
         "readiness",

@@ -91,6 +91,15 @@ def test_unit_escape_is_systemds() -> None:
     assert [names.unit_escape(sample) for sample in samples] == done.stdout.split()
 
 
+@pytest.mark.skipif(not shutil.which("systemd-escape"), reason="needs systemd-escape")
+def test_mount_units_are_systemds() -> None:
+    places = ["/", "/mnt", "/mnt/a-b c", "/.hidden/.x", "/srv/ü\\x", "/a:b_c/d.e"]
+    command = ["systemd-escape", "--path", "--suffix=mount", "--", *places]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [names.mount_unit(place) for place in places] == done.stdout.split()
+    assert names.mount_unit("/mnt/" + "x" * 255) == "", "systemd has no unit for it either"
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "-a", ".a", "a/b", "a b", "a\n", "\na", "é", "a" * 129])
 def test_what_is_no_name(name: str) -> None:
     assert not names.is_share_name(name)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vfsd.model import MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.paths import Paths
-from vfsd.store import Definition, Kind, Memory, Store
+from vfsd.store import Definition, Kind, Memory, Origin, Store
 
 ODD = "/srv/a b,c%n${X}\"'\\:\n ü"
 JSON = st.recursive(
@@ -158,3 +158,22 @@ def test_folders_and_their_modes(paths: Paths) -> None:
     assert modes == {"run": 0o711, "state": 0o700, "share": 0o711}
     assert paths.runtime_definitions.stat().st_mode & 0o777 == 0o700
     assert paths.definitions.stat().st_mode & 0o777 == 0o700
+
+
+def test_where_a_source_lay(store: Store, paths: Paths) -> None:
+    origin = Origin("/mnt/a b\udcff", "1234-ABCD", "sdb1", "50:2")
+    store.remember_origin("src", origin)
+    store.remember_origin("other", origin)
+    assert store.recall_origin("src") == origin
+    assert load(store) == ([], [])
+    store.forget_all_but({Kind.SHARE: {"src"}, Kind.MACHINE: ()})
+    assert [path.name for path in paths.definitions.iterdir()] == ["share-src.origin"]
+    store.remove(Kind.SHARE, "src")
+    assert list(paths.definitions.iterdir()) == []
+    assert store.recall_origin("src") == Origin()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"place": 5}', '{"place": "/mnt", "more": "x"}'])
+def test_a_damaged_origin_is_none(store: Store, paths: Paths, text: str) -> None:
+    (paths.definitions / "share-src.origin").write_text(text)
+    assert store.recall_origin("src") == Origin()

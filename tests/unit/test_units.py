@@ -105,6 +105,21 @@ def test_a_share_of_a_machine() -> None:
     assert get(service)["LogExtraFields"] == [b"VFSD_SHARE=src", b"VFSD_MACHINE=d-v"]
 
 
+@pytest.mark.parametrize("machine", ["", "dev"])
+def test_a_share_on_a_disk(machine: str) -> None:
+    spec, place = ShareSpec.from_options("src", "/mnt/a b/c", Scope.SYSTEM, {}), units.Place(machine)
+    made = units.share_units(spec, ["/v"], Scope.SYSTEM, PATHS, place, "/mnt/a b")
+    assert "a b" not in repr(made), "a path that a user chose"
+    socket, service = map(get, made)
+    mount = r"mnt-a\x20b.mount"
+    assert socket["After"] == service["After"] == [mount]
+    assert socket.get("StopPropagatedFrom") == (None if machine else [mount])
+    assert service["Asserts"] == [["AssertPathIsMountPoint", False, False, "/run/vfsd/mount-point/src"]]
+    assert not {"Requires", "BindsTo", "RequiresMountsFor", "StopPropagatedFrom"} & service.keys(), (
+        "a guest hangs"
+    )
+
+
 def test_two_machines_of_one_name_at_once_share_nothing_but_the_slice() -> None:
     made = []
     for suffix in names.SUFFIXES:

@@ -1,11 +1,21 @@
 # pyudev has no types: what vfsd uses, by hand.
+from collections.abc import Mapping
 from typing import Self
+
+class DeviceNotFoundError(LookupError): ...
 
 class Device:
     sys_name: str
+    subsystem: str
+    device_node: str | None
     action: str | None
+    properties: Mapping[str, str]
 
 class Context: ...
+
+class Devices:
+    @classmethod
+    def from_device_number(cls, context: Context, typ: str, number: int) -> Device: ...
 
 class Monitor:
     @classmethod
