@@ -1,7 +1,7 @@
 """Folders of TOML: `shares/NAME.toml` and `machines/NAME.toml`, the first folder that has a name wins.
 
-Keys are the property names in snake_case; `memory` is a number of bytes or a text such as "2G"; a machine's own
-shares are `[[shares]]` tables with `source` and, if wanted, `mount_point`.
+Keys are the property names in snake_case; `memory` and `memory_max` are a number of bytes or a text such as "2G"; a
+machine's own shares are `[[shares]]` tables with `source` and, if wanted, `mount_point`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from vfsd.names import Scope
 from vfsd.options import Option
 from vfsd.store import BadFile
 
+_SIZES = ("memory", "memory_max")
+"""Keys of bytes."""
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 _DECODE_LINE = re.compile(r"\(at line (\d+)")
 
@@ -51,8 +53,6 @@ def load_machines(folders: Sequence[Path], scope: Scope, bad: BadFile) -> Iterat
             tables = document.pop("shares", [])
             if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
                 raise _BadKey("shares", "shares must be [[shares]] tables")
-            if "memory" in document:
-                document["memory"] = _size(document["memory"])
             options = _options(MACHINE_OPTIONS, document)
             shares = [(source, "", given) for source, given in map(_share_options, tables)]
             options["Shares"] = ("a(ssa{sv})", shares)
@@ -136,8 +136,9 @@ def _share_options(document: Mapping[str, Any]) -> tuple[str, dict[str, tuple[st
 def _options(table: Mapping[str, Option], document: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     by_key = {option.field: option for option in table.values()}
     options = {}
-    for key, value in document.items():
+    for key, given in document.items():
         option = by_key.get(key)
+        value = _size(key, given) if key in _SIZES else given
         if option is None:
             raise _BadKey(key, f'"{key}" is no key; there are {", ".join(by_key)}')
         if not option.fits(value):
@@ -146,11 +147,11 @@ def _options(table: Mapping[str, Option], document: Mapping[str, Any]) -> dict[s
     return options
 
 
-def _size(value: Any) -> Any:
+def _size(key: str, value: Any) -> Any:
     """Bytes from 1024, or "2G". Anything else is left for the type check to refuse."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         if isinstance(value, str):
-            raise _BadKey("memory", 'memory must be a number of bytes, or a text such as "2G"')
+            raise _BadKey(key, f'{key} must be a number of bytes, or a text such as "2G"')
         return value
     return int(match[1]) << (10 * " KMGT".index(match[2] or " "))

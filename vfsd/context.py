@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from vfsd import limits
+from vfsd.errors import UnitFailed
 from vfsd.journal import Journal
 from vfsd.names import Scope
 from vfsd.notifications import Notifications
@@ -16,7 +18,7 @@ from vfsd.paths import Paths
 from vfsd.registrar import NoRegistrar, Registrar
 from vfsd.sources import Sources
 from vfsd.store import Store
-from vfsd.supervisor import Supervisor
+from vfsd.supervisor import Supervisor, SupervisorError
 
 if TYPE_CHECKING:
     from vfsd.host import Host
@@ -82,6 +84,15 @@ class Context:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def limit(self, unit: str, option: str, limited: limits.Limited, who: str) -> None:
+        """Tell a unit of a changed limit. It must be loaded: what systemd is told of a slice that is not would outlive
+        it. :raise UnitFailed: systemd refused.
+        """
+        try:
+            await self.supervisor.set_properties(unit, [limits.changed(option, limited)])
+        except SupervisorError as error:
+            raise UnitFailed(f"{option} of {who} could not be set: {error}") from None
 
     def added(self, thing: Thing) -> None:
         for listener in self.listeners:

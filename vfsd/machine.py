@@ -23,6 +23,7 @@ from vfsd.errors import (
     WrongState,
 )
 from vfsd.healing import Healer
+from vfsd.limits import LIMITS
 from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.options import check_text, require
 from vfsd.outdated import is_outdated
@@ -138,10 +139,14 @@ class Machine(Adoption):
         )  # last: what was begun before is ended after a kill
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
-        """Change an option. :raise VfsdError: malformed, or the machine runs."""
+        """Change an option; of a machine that runs a limit only. :raise VfsdError: malformed, or the machine runs."""
         async with self._turns.take():
-            self._require_idle(f"set {dbus_name}")
-            self._change(self.spec.with_option(dbus_name, signature, value))
+            if dbus_name not in LIMITS or self.state.idle:
+                self._require_idle(f"set {dbus_name}")
+            spec = self.spec.with_option(dbus_name, signature, value)
+            if self._context.supervisor.status(self.slice).runs:
+                await self._context.limit(self.slice, dbus_name, spec, f'machine "{self.name}"')
+            self._change(spec)
 
     async def attach_share(self, share: Share, options: Mapping[str, tuple[str, Any]]) -> None:
         """Attach a share that belongs to no machine. :raise VfsdError: see the interface."""

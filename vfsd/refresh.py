@@ -23,7 +23,7 @@ from vfsd.errors import MonitorFailed, NotSupported, UnitFailed, VfsdError, Wron
 from vfsd.journal import NOTICE, WARNING, MessageId
 from vfsd.meeting import Meeting
 from vfsd.migration import Channels
-from vfsd.model import MachineState
+from vfsd.model import MEMORY_OVERHEAD, MachineState
 from vfsd.qmp import Monitor, ignore
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
@@ -141,6 +141,7 @@ class _Refresh:
                 share.spec = share.pending or share.spec
             async with asyncio.timeout(None) as limit:
                 shared = await migration.shares_ram(self._old)
+                self._check_memory(shared=shared)
                 copied = 0 if shared else machine.spec.memory / COPY_RATE
                 limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT + copied)
                 with Meeting(machine.paths.meeting) as meeting:
@@ -163,6 +164,16 @@ class _Refresh:
             credentials.remove(machine.paths.private)  # the second QEMU has read them, or never will
 
     # before the one step
+
+    def _check_memory(self, *, shared: bool) -> None:
+        """:raise NotSupported: there is no room for the guest's memory twice, and it has to be copied."""
+        spec = self._machine.spec
+        needed = 2 * (spec.memory + MEMORY_OVERHEAD)
+        if not shared and 0 < spec.memory_max < needed:
+            raise NotSupported(
+                f"{self._who} can't be refreshed: its QEMU can't hand the memory over, and MemoryMax {spec.memory_max} "
+                f"has no room for a copy; set MemoryMax to {needed}"
+            )
 
     async def _bring_up(self, meeting: Meeting, *, shared: bool) -> Launch:
         """Start the second QEMU, and the virtiofsds to which it connects."""

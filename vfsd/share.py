@@ -16,6 +16,7 @@ from vfsd.errors import (
     WrongState,
 )
 from vfsd.journal import last_words
+from vfsd.limits import LIMITS
 from vfsd.model import ShareSpec, ShareState
 from vfsd.names import FIRST
 from vfsd.serving import Serving
@@ -113,13 +114,15 @@ class Share(Serving):
             self.pending = wanted if wanted != self.spec else None
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
-        """Change an option. :raise VfsdError: malformed, or the share is not stopped."""
+        """Change an option; unless it is stopped, a limit only. :raise VfsdError: malformed, or not stopped."""
         async with self._turns.take():
-            if self._occupied:
+            if self._occupied and dbus_name not in LIMITS:
                 raise WrongState(f'share "{self.name}" is in use or {self.state}; stop it to set {dbus_name}')
             spec = self.spec.with_option(dbus_name, signature, value)
             if self.machine is not None:
                 self.machine.check_tag(spec.tag, besides=self.name)
+            if self._occupied:
+                await self._context.limit(self.service_unit, dbus_name, spec, f'share "{self.name}"')
             before, self.spec = self.spec, spec
             try:
                 self.save()

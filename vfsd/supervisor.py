@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vfsd.units import Unit
+from vfsd.units import Property, Unit
 
 CLEANUP_TIMEOUT = 5.0
 """Seconds in which systemd forgets units that have stopped."""
@@ -90,6 +90,9 @@ class Supervisor(Protocol):
 
     async def kill(self, unit: str, signal: int) -> None:
         """Send a signal to all processes of a unit; no error if it is not loaded."""
+
+    async def set_properties(self, unit: str, properties: Sequence[Property]) -> None:
+        """Change a loaded unit for as long as it is loaded; no error if it is not. :raise SupervisorError: refused."""
 
     async def command(self, unit: str) -> Command:
         """How a service was started. :raise SupervisorError: it is not loaded."""

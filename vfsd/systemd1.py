@@ -8,12 +8,14 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from dbus_next import Variant
+
 from vfsd import names
 from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.incoming import Incoming
 from vfsd.supervisor import Command, Process, SupervisorError, UnitStatus, UnitWatcher
-from vfsd.units import Unit
+from vfsd.units import Property, Unit
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +212,15 @@ class Systemd:
         """Send a signal to all processes of a unit; no error if it is not loaded."""
         try:
             await self._call("KillUnit", "ssi", [unit, "all", signal])
+        except SupervisorError as error:
+            if not error.no_such_unit:
+                raise
+
+    async def set_properties(self, unit: str, properties: Sequence[Property]) -> None:
+        """Change a loaded unit for as long as it is loaded; no error if it is not. :raise SupervisorError: refused."""
+        changes = [[name, Variant(signature, value)] for name, signature, value in properties]
+        try:
+            await self._call("SetUnitProperties", "sba(sv)", [unit, True, changes])
         except SupervisorError as error:
             if not error.no_such_unit:
                 raise

@@ -27,14 +27,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vfsd import hardening, names
+from vfsd import hardening, limits, names
 from vfsd.commands import MachineSockets
 from vfsd.model import USEC_PER_SEC, MachineSpec, ShareSpec
 from vfsd.names import FIRST, Scope
 from vfsd.opened import OpenFile
 from vfsd.paths import MachinePaths, Paths
 
-Property = tuple[str, str, Any]
+Property = limits.Property
 """Name, D-Bus signature, value."""
 
 STOP_GRACE_USEC = 10 * USEC_PER_SEC
@@ -150,6 +150,7 @@ def _share_service(
         ("LimitNOFILE", "t", spec.limit_nofile or FILES_MAX),
         ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=place.machine)),
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
+        *limits.properties(spec),
         *hardening.virtiofsd(spec, scope, paths),
     ]
     if place.plugged_into:
@@ -240,6 +241,7 @@ def _machine_slice(spec: MachineSpec) -> Unit:
         ("Description", "s", f"virtual machine {spec.name} and its shares"),
         ("StopWhenUnneeded", "b", True),
         ("CollectMode", "s", "inactive-or-failed"),
+        *limits.properties(spec),
     ]
     return Unit(names.machine_slice(spec.name), properties)
 

@@ -25,6 +25,7 @@ from vfsd.cli import (
     monitor,
     options,
     output,
+    resources,
     ssh,
     status,
     values,
@@ -254,12 +255,32 @@ def test_a_guest_that_is_not_there() -> None:
         "ThreadPoolSize=2K",
         "ThreadPoolSize=4294967296",
         "LimitNOFILE=99999999T",
+        "CPUQuotaPerSecUSec=-5%",
+        "CPUQuotaPerSecUSec=half%",
     ],
 )
 def test_assignments_malformed(assignment: str) -> None:
     with pytest.raises(CliError) as caught:
         values.parse_assignments(SHARE_OPTIONS, (assignment,))
     assert caught.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "usec"), [("150%", 1_500_000), ("0.5%", 5000), ("500ms", 500_000), ("2", 2_000_000), ("0", 0)]
+)
+def test_a_quota_is_a_percentage_or_a_time(text: str, usec: int) -> None:
+    made = values.parse_assignments(SHARE_OPTIONS, (f"CPUQuotaPerSecUSec={text}",))
+    assert made == {"CPUQuotaPerSecUSec": Typed("t", usec)}
+
+
+def test_limits_and_use_in_words() -> None:
+    none: dict[str, Any] = dict.fromkeys(("MemoryMax", "CPUQuotaPerSecUSec", "IOWeight", "TasksMax"), 0)
+    assert resources.limits_text(none) == ""
+    some = {"MemoryMax": 3 << 30, "CPUQuotaPerSecUSec": 1_500_000, "IOWeight": 50, "TasksMax": 500}
+    assert resources.limits_text(some) == "memory 3G, 150% of a processor, IO weight 50, 500 tasks"
+    assert resources.used_text({}) == ""
+    counted = {"MemoryCurrent": 5 << 20, "CPUUsageNSec": 61_250_000_000, "TasksCurrent": 9}
+    assert resources.used_text(counted) == "memory 5M, 61.2 s of processor time, 9 tasks"
 
 
 @pytest.mark.parametrize(("file", "table"), [("Share", SHARE_OPTIONS), ("Machine", MACHINE_OPTIONS)])

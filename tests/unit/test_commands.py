@@ -25,6 +25,7 @@ from vfsd.commands import (
     virtiofsd_arguments,
 )
 from vfsd.image import File, Layer
+from vfsd.limits import LIMITS
 from vfsd.model import SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.opened import Opened
@@ -106,14 +107,16 @@ FLAGS: dict[str, tuple[tuple[str, Any], list[str], list[str]]] = {
     "LogLevel": (("s", "trace"), ["--log-level=trace"], ["--log-level=info"]),
     "LimitNOFILE": (("t", 4096), ["--rlimit-nofile=4096"], []),
 }
-ELSEWHERE = {"Tag", "MountPoint", "MountOptions", "AllowSetuid", "SocketGroup"}
+ELSEWHERE = {"Tag", "MountPoint", "MountOptions", "AllowSetuid", "SocketGroup", *LIMITS}
 """The guest's and the unit's business."""
 
 
 @pytest.mark.parametrize("name", SHARE_OPTIONS)
 def test_each_option_of_a_share_is_a_flag(name: str) -> None:
     if name in ELSEWHERE:
-        value = {"b": True, "s": "/x"}[SHARE_OPTIONS[name].signature]
+        value = {"b": True, "s": "/x", "t": 16 << 20 if name == "MemoryMax" else 5000}[
+            SHARE_OPTIONS[name].signature
+        ]
         assert virtiofsd(**{name: (SHARE_OPTIONS[name].signature, value)}) == DEFAULTS
         return
     value, come, go = FLAGS[name]

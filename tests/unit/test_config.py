@@ -61,6 +61,7 @@ def test_a_bad_file_does_not_bring_up_that_of_a_later_folder(tmp_path: Path) -> 
 
 
 SAMPLES: dict[str, tuple[str, Any]] = {"s": ('"/x"', "/x"), "b": ("true", True), "u": ("3", 3), "t": ("3", 3)}
+NUMBERS = {"memory_max": 16 << 20, "cpu_quota_per_sec_usec": 1000, "tasks_max": 8}
 CHOICES = {"cache": "never", "sandbox": "none", "log_level": "trace", "inode_file_handles": "prefer"}
 
 
@@ -70,6 +71,8 @@ def test_each_option_of_a_share_has_its_key(tmp_path: Path, name: str) -> None:
     text, value = SAMPLES.get(option.signature, ('["x"]', ("x",)))
     if option.field in CHOICES:
         text, value = f'"{CHOICES[option.field]}"', CHOICES[option.field]
+    if option.field in NUMBERS:
+        text, value = str(NUMBERS[option.field]), NUMBERS[option.field]
     write(tmp_path, "shares/a.toml", f'source = "/srv"\n{option.field} = {text}\n')
     shares, bad = read_shares(tmp_path)
     assert bad == {}
@@ -103,6 +106,25 @@ def test_what_is_no_memory(tmp_path: Path, text: str) -> None:
     machines, bad = read_machines(tmp_path)
     assert machines == {}
     assert bad["a.toml"].startswith("line 2: memory must be ")
+
+
+def test_limits(tmp_path: Path) -> None:
+    limits = 'memory_max = "2G"\ncpu_quota_per_sec_usec = 1500000\nio_weight = 50\ntasks_max = 500\n'
+    write(tmp_path, "machines/a.toml", limits + '[[shares]]\nsource = "/a"\nmemory_max = "64M"\n')
+    machines, bad = read_machines(tmp_path)
+    assert bad == {}
+    machine = machines["a"]
+    assert (machine.memory_max, machine.cpu_quota_per_sec_usec) == (2 << 30, 1_500_000)
+    assert (machine.io_weight, machine.tasks_max, machine.shares[0].memory_max) == (50, 500, 64 << 20)
+
+
+def test_a_limit_without_room_for_the_guest(tmp_path: Path) -> None:
+    write(tmp_path, "machines/a.toml", 'cpus = 1\nmemory = "2G"\nmemory_max = "2G"\n')
+    machines, bad = read_machines(tmp_path)
+    assert machines == {}
+    assert bad["a.toml"].startswith(
+        'line 3: machine "a" has MemoryMax 2147483648 and needs 2281701376 bytes; '
+    )
 
 
 def test_a_machines_shares(tmp_path: Path) -> None:

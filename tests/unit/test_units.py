@@ -120,6 +120,29 @@ def test_a_share_on_a_disk(machine: str) -> None:
     )
 
 
+LIMITS = {"MemoryMax": 2 << 30, "CPUQuotaPerSecUSec": 1_500_000, "IOWeight": 50, "TasksMax": 500}
+
+
+def test_limits_of_a_machine_are_those_of_its_slice() -> None:
+    for limits in ({}, LIMITS):
+        spec = MachineSpec.from_options(
+            "dev", Scope.USER, {name: ("t", value) for name, value in limits.items()}
+        )
+        unit, aux = units.machine_units(spec, ["/q"], ["/s"], [], Scope.USER, PATHS, [])
+        [found] = [get(one) for one in aux if one.name == "vfsd-dev.slice"]
+        assert {name: found[name] for name in LIMITS if name in found} == limits
+        assert not set(LIMITS) & set(get(unit)), "the slice covers QEMU and every virtiofsd"
+
+
+def test_limits_of_a_share_are_those_of_its_service() -> None:
+    for limits in ({}, LIMITS):
+        options: dict[str, Any] = {name: ("t", value) for name, value in limits.items()}
+        socket, service = share_units(**options)
+        found = get(service)
+        assert {name: found[name] for name in LIMITS if name in found} == limits
+        assert not set(LIMITS) & set(get(socket))
+
+
 def test_two_machines_of_one_name_at_once_share_nothing_but_the_slice() -> None:
     made = []
     for suffix in names.SUFFIXES:

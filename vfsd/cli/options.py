@@ -30,6 +30,19 @@ class Flag(NamedTuple):
         return self.flag.lstrip("-").replace("-", "_")
 
 
+_LIMIT_FLAGS = (
+    Flag("--memory-max", "MemoryMax", "Memory that it may use on the host, such as 3G.", "SIZE"),
+    Flag(
+        "--cpu-quota",
+        "CPUQuotaPerSecUSec",
+        "Processor time that it may use: 150% is one and a half.",
+        "PERCENT",
+    ),
+    Flag("--io-weight", "IOWeight", "Its share in input and output, 1 to 10000. Default: 100.", "WEIGHT"),
+    Flag("--tasks-max", "TasksMax", "Processes and threads that it may have.", "N"),
+)
+"""Of the host, and what it may use of it; 0 is no limit."""
+
 SHARE_FLAGS = (
     Flag("--read-only", "ReadOnly", "Refuse all writes."),
     Flag("--tag", "Tag", "Tag by which the guest mounts it. Default: the name.", "TAG"),
@@ -41,6 +54,8 @@ SHARE_FLAGS = (
     Flag("--sandbox", "Sandbox", "How virtiofsd confines itself."),
     Flag("--thread-pool-size", "ThreadPoolSize", "Threads that serve requests.", "N"),
     Flag("--socket-group", "SocketGroup", "Group on the host that may connect too.", "GROUP"),
+    Flag("--limit-nofile", "LimitNOFILE", "Files that virtiofsd may hold open.", "N"),
+    *_LIMIT_FLAGS,
 )
 
 BOOT_FLAGS = (
@@ -75,6 +90,7 @@ MACHINE_FLAGS = (
     Flag("--root-share", "RootShare", "Boot from the share of this tag or name.", "SHARE"),
     Flag("--display", "Display", "Display of the guest."),
     Flag("--autostart", "Autostart", "Start it when vfsd starts at boot."),
+    *_LIMIT_FLAGS,
 )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vfsd.cli import resources
 from vfsd.cli.errors import CallFailed, CliError, Exit, journal_command
 from vfsd.cli.objects import MACHINE, SHARE, Kind, object_of, property_text, state_text
 from vfsd.cli.output import Column, clean, plural, print_details, print_json, print_table, size, state_colour
@@ -43,6 +44,8 @@ GUEST_TIMEOUT = 5.0
 """Seconds that a person waits for what the guest says, and its file systems."""
 SPACE = "Space"
 """Size and free bytes, beside the properties of a share."""
+USED = "Used"
+"""What systemd counted, beside the properties of a machine or a share."""
 
 Named = dict[str, dict[str, Any]]
 """Properties by name."""
@@ -66,7 +69,10 @@ def status(session: Session, name: str | None) -> int:
         machines = MACHINE.named(objects)
         if name in machines and machines[name]["GuestReady"] and machines[name]["State"] == "running":
             objects = await _asked(client, name)
-        return manager, MACHINE.named(objects), SHARE.named(objects)
+        machines, shares = MACHINE.named(objects), SHARE.named(objects)
+        if name is not None:
+            await _add_used(client, machines.get(name), shares.get(name))
+        return manager, machines, shares
 
     manager, machines, shares = session.run(body)
     if name is not None:
@@ -101,6 +107,14 @@ async def _asked(client: Client, name: str) -> Objects:
     shares = ((path, item[SHARE.interface]) for path, item in objects.items() if SHARE.interface in item)
     await asyncio.gather(*(add_space(path, share) for path, share in shares if share["MountedAt"]))
     return objects
+
+
+async def _add_used(client: Client, machine: dict[str, Any] | None, share: dict[str, Any] | None) -> None:
+    """Add what of the host is used by a machine and by a share."""
+    if machine and machine["MainPID"]:
+        machine[USED] = await resources.used(client, machine["Slice"])
+    if share and share["MainPID"]:
+        share[USED] = await resources.used(client, share["ServiceUnit"])
 
 
 def _overview(session: Session, manager: Mapping[str, Any], machines: Named, shares: Named) -> None:
@@ -206,6 +220,7 @@ def machine_details(item: Mapping[str, Any], shares: Named) -> Iterator[tuple[st
         yield "Console", item["ConsolePath"]
     if item["DisplayPath"]:
         yield "Display", f"{item['DisplayPath']} ({item['Display']})"
+    yield from _resources(item)
     yield "Kept", _kept(item)
     yield "Unit", item["Unit"]
     yield "Slice", item["Slice"]
@@ -247,19 +262,30 @@ def share_details(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if item["MountedAt"]:
         yield "Mounted at", f"{item['MountedAt']} ({item['GuestOptions']})"
     yield "Options", ", ".join(share_options(item)) or "all default"
+    yield from _resources(item)
     yield "Kept", _kept(item)
     yield "Units", f"{item['SocketUnit']}, {item['ServiceUnit']}"
+
+
+def _resources(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for what, text in (
+        ("Limits", resources.limits_text(item)),
+        ("Uses", resources.used_text(item.get(USED, {}))),
+    ):
+        if text:
+            yield what, text
 
 
 def share_options(item: Mapping[str, Any]) -> Iterator[str]:
     """The options of a share that are set otherwise than by default."""
     # Only here: it costs as much as printing the overview.
+    from vfsd.limits import LIMITS  # noqa: PLC0415
     from vfsd.model import SHARE_OPTIONS, Sandbox, ShareSpec  # noqa: PLC0415
     from vfsd.names import Scope  # noqa: PLC0415
 
     plain = ShareSpec(name="default", source="/")
     for name, option in SHARE_OPTIONS.items():
-        if name in ("Tag", "MountPoint") or name not in item:
+        if name in ("Tag", "MountPoint", *LIMITS) or name not in item:
             continue
         if name == "Sandbox" and item[name] in {Sandbox.default(scope) for scope in Scope}:
             continue

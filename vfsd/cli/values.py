@@ -23,6 +23,7 @@ _SPAN_UNITS = {
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60_000_000),
     **dict.fromkeys(("h", "hr", "hour", "hours"), 3_600_000_000),
 }
+_PERCENT = re.compile(r"\d+(?:\.\d+)?")
 _BOOLEANS = {
     **dict.fromkeys(("yes", "true", "on", "1", "y"), True),
     **dict.fromkeys(("no", "false", "off", "0", "n"), False),
@@ -77,6 +78,14 @@ def parse_timespan(text: str) -> int:
     return round(total)
 
 
+def parse_percent(text: str) -> int:
+    """Microseconds in a second from `150%` of a processor, as systemd's CPUQuota= has it."""
+    number = text.removesuffix("%")
+    if not _PERCENT.fullmatch(number):
+        raise _wrong(f'"{text}" is no percentage', "write it as 50% or 150%; 100% is one processor.")
+    return round(float(number) * 10_000)
+
+
 def parse_boolean(text: str) -> bool:
     """Yes or no, in systemd's spellings."""
     try:
@@ -106,6 +115,8 @@ def parse_value(option: Option, text: str) -> Typed:
 
 
 def _parse_number(option: Option, text: str) -> int:
+    if option.dbus_name == "CPUQuotaPerSecUSec" and text.endswith("%"):
+        return parse_percent(text)
     if option.dbus_name.endswith("USec"):
         return parse_timespan(text)
     if option.signature == "t":

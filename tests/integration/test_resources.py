@@ -1,0 +1,134 @@
+"""What machines and shares may use of the host.
+
+The lab's control groups have no controllers: limits are read back from systemd here, and not enforced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_next import Variant
+
+from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until
+from tests.integration.tiny_guest import started, tiny_machine
+from tests.integration.vfsctl import ok
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+SLICE, QEMU = "vfsd-tiny.slice", "vfsd-machine-tiny.service"
+MACHINE_LIMITS = {"MemoryMax": 2 << 30, "CPUQuotaPerSecUSec": 2_000_000, "IOWeight": 50, "TasksMax": 500}
+SHARE_LIMITS = {"MemoryMax": 64 << 20, "CPUQuotaPerSecUSec": 500_000, "IOWeight": 20, "TasksMax": 100}
+
+
+def typed(limits: dict[str, int]) -> dict[str, Any]:
+    return {name: ("t", value) for name, value in limits.items()}
+
+
+async def put(client: Client, path: str, interface: str, **limits: int) -> None:
+    for name, value in limits.items():
+        await client.call(path, PROPERTIES, "Set", "ssv", interface, name, Variant("t", value))
+
+
+def systemds(vfsd: Vfsd, unit: str) -> dict[str, str]:
+    """The limits of a unit, as systemctl shows them."""
+    out = vfsd.systemctl("show", *(f"-p{name}" for name in MACHINE_LIMITS), unit)
+    return dict(line.split("=", 1) for line in out.splitlines())
+
+
+def shown(limits: dict[str, int]) -> dict[str, str]:
+    """Limits as systemctl shows them."""
+    words = {name: str(value) for name, value in limits.items()}
+    return words | {"CPUQuotaPerSecUSec": f"{limits['CPUQuotaPerSecUSec'] / 1e6:g}s".replace("0.5s", "500ms")}
+
+
+async def test_limits_of_a_machine_and_its_share(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    own = {name: Variant("t", value) for name, value in SHARE_LIMITS.items()}
+    path = await started(
+        client, folder, Shares=("a(ssa{sv})", [[str(folder), "", own]]), **typed(MACHINE_LIMITS)
+    )
+    [share] = await client.get(path, MACHINE, "Shares")
+    service = await client.get(share, SHARE, "ServiceUnit")
+    for name, value in MACHINE_LIMITS.items():
+        assert await client.get(path, MACHINE, name) == value
+        assert await client.get(share, SHARE, name) == SHARE_LIMITS[name]
+    assert systemds(vfsd, SLICE) == shown(MACHINE_LIMITS)
+    assert systemds(vfsd, service) == shown(SHARE_LIMITS)
+    told = ok(vfsd, "status", "tiny")
+    assert "memory 2G, 200% of a processor, IO weight 50, 500 tasks" in told
+    told = ok(vfsd, "status", await client.get(share, SHARE, "Name"))
+    assert "memory 64M, 50% of a processor, IO weight 20, 100 tasks" in told
+
+
+async def test_limits_change_while_a_machine_runs(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    path = await started(client, folder, shares=[folder])
+    [share] = await client.get(path, MACHINE, "Shares")
+    service = await client.get(share, SHARE, "ServiceUnit")
+    none = systemds(vfsd, SLICE)
+    assert (none["MemoryMax"], none["TasksMax"], none["IOWeight"]) == ("infinity", "infinity", "[not set]")
+    await put(client, path, MACHINE, **MACHINE_LIMITS)
+    await put(client, share, SHARE, **SHARE_LIMITS)
+    assert systemds(vfsd, SLICE) == shown(MACHINE_LIMITS)
+    assert systemds(vfsd, service) == shown(SHARE_LIMITS)
+    await until(lambda: client.signals.changes(path, "TasksMax") == [500], "the change is told")
+    vfsd.restart()
+    assert await client.get(path, MACHINE, "MemoryMax") == MACHINE_LIMITS["MemoryMax"], (
+        "the definition has it"
+    )
+    await put(client, path, MACHINE, **dict.fromkeys(MACHINE_LIMITS, 0))
+    assert systemds(vfsd, SLICE) == none
+    await put(client, path, MACHINE, TasksMax=600)
+    with pytest.raises(BusError, match="shut it down to set Memory"):
+        await client.call(path, PROPERTIES, "Set", "ssv", MACHINE, "Memory", Variant("t", 64 << 20))
+    await client.call(path, MACHINE, "Kill")
+    await until(lambda: not vfsd.units(), "systemd forgets the units")
+    # what was set of units that are gone must not come back with them
+    await put(client, path, MACHINE, TasksMax=0)
+    await put(client, share, SHARE, **dict.fromkeys(SHARE_LIMITS, 0))
+    await client.call(path, MACHINE, "Start")
+    assert systemds(vfsd, SLICE) == none
+    assert systemds(vfsd, service)["MemoryMax"] == "infinity"
+
+
+async def test_limits_of_a_share_that_stands_alone(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    path = await client.create_share("src", folder, IOWeight=("t", 20))
+    assert systemds(vfsd, "vfsd-share-src.service")["IOWeight"] == "20"
+    await put(client, path, SHARE, **SHARE_LIMITS)  # while it listens
+    assert systemds(vfsd, "vfsd-share-src.service") == shown(SHARE_LIMITS)
+    await client.call(path, SHARE, "Stop")
+    await put(client, path, SHARE, MemoryMax=0)
+    await client.call(path, SHARE, "Start")
+    assert systemds(vfsd, "vfsd-share-src.service") == {**shown(SHARE_LIMITS), "MemoryMax": "infinity"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("MemoryMax", 32 << 20, "needs 167772160 bytes; give at least that, or 0"),
+        ("CPUQuotaPerSecUSec", 999, "give at least 1000, or 0"),
+        ("IOWeight", 10001, "give 1 to 10000, or 0"),
+        ("TasksMax", 100, "needs 178; give at least that, or 0"),
+    ],
+)
+async def test_limits_that_the_guest_would_not_live_with(
+    client: Client, folder: Path, name: str, value: int, remedy: str
+) -> None:
+    path = await tiny_machine(client, folder, shares=[folder])
+    with pytest.raises(BusError, match=f'machine "tiny" has {name} {value}.*{remedy}') as caught:
+        await put(client, path, MACHINE, **{name: value})
+    assert caught.value.name == "InvalidArgs"
+    with pytest.raises(BusError, match=name):
+        await tiny_machine(client, folder, "other", **typed({name: value}))
+    assert await client.get(path, MACHINE, name) == 0
+
+
+async def test_limits_on_the_command_line(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    flags = ["--memory-max", "2G", "--cpu-quota", "200%", "--io-weight", "50", "--tasks-max", "500"]
+    ok(vfsd, "machine", "add", "dev", "--builtin", *flags)
+    path = await client.manager("GetMachine", "s", "dev")
+    assert {name: await client.get(path, MACHINE, name) for name in MACHINE_LIMITS} == MACHINE_LIMITS
+    flags = ["--memory-max", "64M", "--cpu-quota", "50%", "--io-weight", "20", "--tasks-max", "100"]
+    ok(vfsd, "share", "add", "src", str(folder), *flags, "--limit-nofile", "500")
+    path = await client.manager("GetShare", "s", "src")
+    assert {name: await client.get(path, SHARE, name) for name in SHARE_LIMITS} == SHARE_LIMITS
+    assert await client.get(path, SHARE, "LimitNOFILE") == 500
