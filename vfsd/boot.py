@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import commands, ctrl_alt_del, hardening, image, power_off, root_share, told, units
+from vfsd import commands, ctrl_alt_del, hardening, image, mac, power_off, root_share, told, units
 from vfsd.commands import (
     Boot,
     Incoming,
@@ -123,6 +123,7 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         has_shared_ram=qemu.shared_ram,
         incoming=_incoming(before, openings) if before else None,
         vsock=vsock_device,
+        mac=mac.address(mac.host_id(), os.getuid(), spec.name),
     )
     kvm_group = await context.host.kvm_group() if accelerator == "kvm" else 0
     sandbox = hardening.qemu(

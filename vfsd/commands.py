@@ -193,6 +193,8 @@ class QemuPlan:
     """Whether this QEMU can hand all of the guest's memory on to another one (since 10.0)."""
     incoming: Incoming | None = None
     vsock: VsockDevice | None = None
+    mac: str = ""
+    """Address of the guest's network card; "" for QEMU's own default, which is the same for all."""
 
 
 def escape(value: str) -> str:
@@ -226,7 +228,7 @@ def qemu_arguments(spec: MachineSpec, plan: QemuPlan) -> list[str]:
         *_agent(plan.sockets.agent),
         *_boot(plan.boot),
         *_credentials(plan.boot.credentials),
-        *_network(spec),
+        *_network(spec, plan.mac),
         *_vsock(plan.vsock),
         *(
             argument
@@ -329,7 +331,7 @@ def _credentials(passed: Passed) -> list[str]:
     return arguments
 
 
-def _network(spec: MachineSpec) -> list[str]:
+def _network(spec: MachineSpec, mac: str) -> list[str]:
     kind, _, interface = spec.network.partition(":")
     if kind == "none":
         return ["-nic", "none"]
@@ -339,7 +341,8 @@ def _network(spec: MachineSpec) -> list[str]:
         "tap": f"tap,id={NETWORK},ifname={interface},script=no,downscript=no",
     }[kind]
     # romfile= leaves out the PXE ROM, which a machine with a disk or a kernel never runs
-    return ["-netdev", backend, "-device", f"virtio-net-pci,netdev={NETWORK},romfile="]
+    address = f",mac={mac}" if mac else ""
+    return ["-netdev", backend, "-device", f"virtio-net-pci,netdev={NETWORK},romfile={address}"]
 
 
 def forward_rule(text: str) -> str:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dbus_next import Variant
 
 from tests.integration.conftest import only_system
 from tests.integration.harness import MACHINE, Client, Vfsd, until
 from tests.integration.test_failures import fails_to_start
 from tests.integration.tiny_guest import started, tiny_machine
+from vfsd import mac
 from vfsd.guest.command_line import escape
 
 TAP, BRIDGE = "vfsdtap0", "vfsdbr0"
 HOST, GUEST = "198.18.7.1", "198.18.7.2"  # RFC 2544: for tests of networks alone
+GUESTS = {"one": GUEST, "two": "198.18.7.3"}
 
 
 def ip(*arguments: str) -> None:
@@ -67,21 +70,38 @@ async def test_a_tap_device(client: Client, folder: Path, tap: Path) -> None:
     assert (tap / "carrier").read_text().strip() == "0"
 
 
+def ended(client: Client, path: str) -> bool:
+    return "stopped" in [new for _, new, _ in client.signals.states(path)]
+
+
 @only_system
-async def test_a_guest_on_a_bridge_reaches_the_host(client: Client, folder: Path, bridge: None) -> None:
-    command = (
-        f"until ip link set eth0 up; do sleep 0.2; done; ip addr add {GUEST}/24 dev eth0; "
-        f"for i in 1 2 3 4 5 6; do ping -c 1 -W 1 {HOST} >/data/ping && break; done"
-    )
-    path = await client.create_machine(
-        "bridged",
-        Builtin=("b", True),
-        Memory=("t", 192 << 20),
-        Accelerator=("s", "tcg"),
-        Network=("s", f"bridge:{BRIDGE}"),
-        Append=("s", f"vfsd.exec={escape(command)}"),
-        Shares=("a(ssa{sv})", [[str(folder), "/data", {}]]),
-    )
-    await client.call(path, MACHINE, "Start")
-    await until(lambda: "stopped" in [new for _, new, _ in client.signals.states(path)], "the guest ends", 60)
-    assert "1 packets received" in (folder / "ping").read_text()
+async def test_guests_on_a_bridge_reach_the_host_and_each_other(
+    client: Client, folder: Path, bridge: None
+) -> None:
+    # with one MAC address, as QEMU gives to all, they would take each other's frames for their own
+    guests = dict(zip(GUESTS, reversed(GUESTS), strict=True))
+    paths = []
+    for name, other in guests.items():
+        command = (
+            f"until ip link set eth0 up; do sleep 0.2; done; ip addr add {GUESTS[name]}/24 dev eth0; "
+            f"cat /sys/class/net/eth0/address >/data/{name}.mac; "
+            f"for i in 1 2 3 4 5 6; do ping -c 1 -W 1 {HOST} >/data/{name}.host && break; done; "
+            f"for i in $(seq 40); do ping -c 1 -W 1 {GUESTS[other]} >/data/{name}.{other} && break; done; "
+            f"touch /data/{name}.done; until [ -e /data/{other}.done ]; do sleep 0.2; done"
+        )
+        path = await client.create_machine(
+            name,
+            Builtin=("b", True),
+            Memory=("t", 192 << 20),
+            Accelerator=("s", "tcg"),
+            Network=("s", f"bridge:{BRIDGE}"),
+            Append=("s", f"vfsd.exec={escape(command)}"),
+            Shares=("a(ssa{sv})", [[str(folder), "/data", {"Cache": Variant("s", "never")}]]),
+        )
+        await client.call(path, MACHINE, "Start")
+        paths.append(path)
+    await until(lambda: all(ended(client, path) for path in paths), "the guests end", 120)
+    for name, other in guests.items():
+        assert "1 packets received" in (folder / f"{name}.host").read_text()
+        assert "1 packets received" in (folder / f"{name}.{other}").read_text()
+        assert (folder / f"{name}.mac").read_text().strip() == mac.address(mac.host_id(), 0, name)

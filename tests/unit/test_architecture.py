@@ -38,6 +38,7 @@ LAYERS = [
         "lean",
         "vsock",
         "limits",
+        "mac",
     },
     {"model"},
     {"commands", "units", "hardening", "config", "store", "image"},

@@ -193,6 +193,15 @@ def test_networks(network: str, expected: str) -> None:
     assert spawn == (not network.startswith("bridge:"))  # qemu-bridge-helper is a process
 
 
+def test_a_network_card_has_an_address_of_its_own() -> None:
+    [card] = [
+        device
+        for device in values(built(dataclasses.replace(PLAN, mac="02:00:00:00:00:01")), "-device")
+        if "net0" in device
+    ]
+    assert split(card) == ["virtio-net-pci", "netdev=net0", "romfile=", "mac=02:00:00:00:00:01"]
+
+
 def test_no_network() -> None:
     arguments = built(network="none")
     assert values(arguments, "-nic") == ["none"]
