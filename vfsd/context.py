@@ -23,6 +23,7 @@ from vfsd.supervisor import Supervisor, SupervisorError
 if TYPE_CHECKING:
     from vfsd.host import Host
     from vfsd.machine import Machine
+    from vfsd.open_files import Use
     from vfsd.share import Share
 
 Thing: TypeAlias = "Share | Machine"
@@ -44,6 +45,9 @@ class Listener(Protocol):
 
     def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
         """The state changed; told after changed()."""
+
+    def files_running_out(self, share: Share, use: Use) -> None:
+        """A virtiofsd soon has as many files open as it may."""
 
 
 @dataclass
@@ -110,6 +114,10 @@ class Context:
         for listener in self.listeners:
             listener.changed(thing)
             listener.state_changed(thing, old, new, reason)
+
+    def files_running_out(self, share: Share, use: Use) -> None:
+        for listener in self.listeners:
+            listener.files_running_out(share, use)
 
 
 def now_usec() -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from systemd import daemon
 
 import vfsd
-from vfsd import names
+from vfsd import names, open_files
 from vfsd.bus import interface
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.dispatcher import Dispatcher
@@ -36,6 +36,7 @@ from vfsd.store import Store
 from vfsd.systemd1 import Systemd
 
 if TYPE_CHECKING:
+    from vfsd.open_files import Use
     from vfsd.watch import FileWatch
 
 _DO_NOT_QUEUE = 4
@@ -83,6 +84,17 @@ class StateJournal:
             new_state=new,
             reason=reason,
             **who,
+        )
+
+    def files_running_out(self, share: Share, use: Use) -> None:
+        remedy = "set a larger LimitNOFILE" if share.spec.limit_nofile else "let the system allow more"
+        self._journal.write(
+            MessageId.FILES_RUNNING_OUT,
+            WARNING,
+            f"share {share.name}: virtiofsd has {use.open} of {use.limit} files open; {remedy}, or InodeFileHandles",
+            unit=share.service_unit,
+            share=share.name,
+            machine=share.machine.name if share.machine else "",
         )
 
 
@@ -159,10 +171,13 @@ class Service:
             interfaces[names.MANAGER_INTERFACE], self._context, self._registry, self._connection
         )
         dispatcher = Dispatcher(self._connection, manager, self._refused)
+        watch = open_files.Watch(self._context, self._registry.shares.values)
         self._context.listeners = [
             StateJournal(self._journal),
             BusView(interfaces, dispatcher, self._registry),
+            watch,
         ]
+        watch.begin()
         self._context.host.on_versions = lambda: dispatcher.changed(names.ROOT_PATH)
         [reply] = await self._connection.call_bus("RequestName", "su", names.BUS_NAME, _DO_NOT_QUEUE)
         if reply != _PRIMARY_OWNER:

@@ -43,6 +43,8 @@ class Serving(ABC):
         self.state = ShareState.STOPPED
         self.reason = ""
         self.main_pid = 0
+        self.open_files = 0
+        """Of its virtiofsd, as it was looked at last."""
         self.invocation = ""
         """Of the virtiofsd that ran last, as the journal has it."""
         self.restarts = self.memory.restarts

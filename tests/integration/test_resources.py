@@ -5,6 +5,8 @@ The lab's control groups have no controllers: limits are read back from systemd 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,17 @@ from dbus_next import Variant
 from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until
 from tests.integration.tiny_guest import started, tiny_machine
 from tests.integration.vfsctl import ok
+from vfsd.guest.command_line import escape
+from vfsd.journal import MessageId
+from vfsd.open_files import RESERVE
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 SLICE, QEMU = "vfsd-tiny.slice", "vfsd-machine-tiny.service"
 MACHINE_LIMITS = {"MemoryMax": 2 << 30, "CPUQuotaPerSecUSec": 2_000_000, "IOWeight": 50, "TasksMax": 500}
 SHARE_LIMITS = {"MemoryMax": 64 << 20, "CPUQuotaPerSecUSec": 500_000, "IOWeight": 20, "TasksMax": 100}
+
+LIMIT = 290
+"""Files that a virtiofsd may hold open for its guest."""
 
 
 def typed(limits: dict[str, int]) -> dict[str, Any]:
@@ -132,3 +140,54 @@ async def test_limits_on_the_command_line(vfsd: Vfsd, client: Client, folder: Pa
     path = await client.manager("GetShare", "s", "src")
     assert {name: await client.get(path, SHARE, name) for name in SHARE_LIMITS} == SHARE_LIMITS
     assert await client.get(path, SHARE, "LimitNOFILE") == 500
+
+
+async def test_open_files_and_the_warning_before_there_are_no_more(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    for number in range(240):
+        (folder / f"file{number}").touch()
+    wait = "until [ -e /data/{0} ]; do sleep 0.1; done; "
+    look = "ls -l /data/file?? >/dev/null; "
+    command = f"{wait.format('some')}{look}{wait.format('all')}{look.replace('??', '*')}{wait.format('end')}"
+    before = time.time()
+    path = await client.create_machine(
+        "dev",
+        Builtin=("b", True),
+        Memory=("t", 192 << 20),
+        Accelerator=("s", "tcg"),
+        Network=("s", "none"),
+        Append=("s", f"vfsd.exec={escape(command)}"),
+        Shares=("a(ssa{sv})", [[str(folder), "/data", {"LimitNOFILE": Variant("t", LIMIT + RESERVE)}]]),
+    )
+    await client.call(path, MACHINE, "Start")
+    [share] = await client.get(path, MACHINE, "Shares")
+    idle = await client.get(share, SHARE, "OpenFiles")
+    assert 5 < idle < 40
+    (folder / "some").touch()
+    for _ in range(600):  # the guest boots first
+        some = await client.get(share, SHARE, "OpenFiles")
+        if some >= idle + 90:
+            break
+        await asyncio.sleep(0.1)
+    assert idle + 90 <= some < 0.7 * LIMIT, "one for each file that the guest remembers"
+    assert not warnings(client, share)
+    (folder / "all").touch()
+    await until(lambda: warnings(client, share), "vfsd warns", 60)
+    [(count, limit)] = warnings(client, share)
+    assert (count >= 0.8 * LIMIT, limit) == (True, LIMIT)
+    objects = await client.objects()
+    assert objects[share][SHARE]["OpenFiles"].value >= count - 5, "it is looked up for everybody"
+    [entry] = vfsd.journal(f"MESSAGE_ID={MessageId.FILES_RUNNING_OUT.value}", since=before)
+    assert f"{count} of {LIMIT} files open; set a larger LimitNOFILE" in entry["MESSAGE"]
+    assert (entry["VFSD_MACHINE"], entry["PRIORITY"]) == ("dev", "4")
+    assert f"Open files: {count // 10}" in ok(vfsd, "status", f"dev.{folder.name}")
+    (folder / "end").touch()
+    await until(lambda: client.signals.states(path)[-1][1] == "stopped", "the guest ends", 120)
+    assert await client.get(share, SHARE, "OpenFiles") == 0
+    assert client.signals.changes(share, "OpenFiles") == [], "nobody is woken up for it"
+
+
+def warnings(client: Client, share: str) -> list[tuple[int, int]]:
+    seen = client.signals.seen
+    return [tuple(m.body) for m in seen if m.member == "FilesRunningOut" and m.path == share]

@@ -68,7 +68,7 @@ LAYERS = [
         *("sources", "context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
         *("refresh", "outdated", "adoption", "saved", "sleep"),
-        "readiness",
+        *("readiness", "open_files"),
     },
     {"registry"},
     {"bus", "systemd1", "machined", "prerequisites"},

@@ -55,6 +55,9 @@ class BusObject(Protocol):
     def values(self) -> dict[str, wire.PropertyValue]:
         """All properties."""
 
+    def looked_up(self) -> dict[str, wire.PropertyValue]:
+        """Properties besides, whose changes are not told: looked up, quickly, when somebody reads them."""
+
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
         """Carry out a method whose arguments have the right types.
 
@@ -74,11 +77,19 @@ class _Node:
         self._entries: dict[str, bytes] = {}
         self._whole: bytes | None = None
         self.refresh()
+        self.look_up()
 
     def refresh(self) -> list[str]:
         """Marshal what changed; returns the names of the changed properties."""
+        return self._take(self.shown.values())
+
+    def look_up(self) -> bool:
+        """The same for those whose changes are not told; whether there were any."""
+        return bool(self._take(self.shown.looked_up()))
+
+    def _take(self, values: dict[str, wire.PropertyValue]) -> list[str]:
         changed = []
-        for name, value in self.shown.values().items():
+        for name, value in values.items():
             if self._values.get(name) != value:
                 self._values[name] = value
                 self._entries[name] = wire.property_entry(name, value)
@@ -272,6 +283,8 @@ class Dispatcher:
             if interface in (other.name for other in self._standard(path)):
                 return _Node(_Empty(path, _STANDARD[interface]))
             raise UnknownInterface(f'"{path}" has no interface "{interface}"')
+        if node.look_up():
+            self._managed = None
         return node
 
     def _get(self, message: Message) -> bytes:
@@ -324,7 +337,8 @@ class Dispatcher:
         return []
 
     def _managed_objects(self) -> bytes:
-        if self._managed is None:
+        changed = [node for node in self._nodes.values() if node.look_up()]
+        if changed or self._managed is None:
             shown = (node.whole() for path, node in self._nodes.items() if path != self._root)
             self._managed = wire.array_body(shown)
         return self._managed
@@ -376,6 +390,8 @@ class _Empty:
 
     def values(self) -> dict[str, wire.PropertyValue]:
         return {}
+
+    looked_up = values
 
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
         raise UnknownMethod(f'"{self.interface.name}" has no method "{member}"')

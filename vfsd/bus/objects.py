@@ -10,7 +10,7 @@ from typing import Any
 from dbus_next import Variant
 
 import vfsd
-from vfsd import names
+from vfsd import names, open_files
 from vfsd.bus.connection import Connection
 from vfsd.bus.dispatcher import Dispatcher
 from vfsd.bus.interface import Interface
@@ -19,6 +19,7 @@ from vfsd.context import Context, Thing
 from vfsd.errors import NotSupported
 from vfsd.machine import Machine
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
+from vfsd.open_files import Use
 from vfsd.registry import Registry
 from vfsd.share import Share
 
@@ -83,6 +84,11 @@ class ShareObject:
             },
         }
 
+    def looked_up(self) -> dict[str, PropertyValue]:
+        share = self._share
+        found = open_files.count(share.main_pid) if share.main_pid else 0
+        return {"OpenFiles": ("u", share.open_files if found is None else found)}
+
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
         return await self._methods[member](*arguments) or []
 
@@ -144,6 +150,9 @@ class MachineObject:
             },
         }
 
+    def looked_up(self) -> dict[str, PropertyValue]:
+        return {}
+
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
         return await self._methods[member](*arguments) or []
 
@@ -192,6 +201,9 @@ class ManagerObject:
             "VirtiofsdVersion": ("s", versions.virtiofsd),
             "Scope": ("s", self._context.scope.value),
         }
+
+    def looked_up(self) -> dict[str, PropertyValue]:
+        return {}
 
     async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
         if member in ("CreateShare", "CreateMachine"):
@@ -288,6 +300,9 @@ class BusView:
 
     def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
         self._dispatcher.signal(path_of(thing), "StateChanged", str(old), str(new), reason)
+
+    def files_running_out(self, share: Share, use: Use) -> None:
+        self._dispatcher.signal(path_of(share), "FilesRunningOut", use.open, use.limit)
 
     def _object(self, thing: Thing) -> ShareObject | MachineObject:
         if isinstance(thing, Share):

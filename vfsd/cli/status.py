@@ -254,6 +254,11 @@ def share_details(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Machine", object_of(item["Machine"])[1] or "none"
     if item["MainPID"]:
         yield "Main PID", f"{item['MainPID']} (virtiofsd)"
+    if item["OpenFiles"]:
+        yield (
+            "Open files",
+            f"{item['OpenFiles']}" + (f" of {item['LimitNOFILE']}" if item["LimitNOFILE"] else ""),
+        )
     if item["Restarts"]:
         yield "Ended", f"abnormally {plural(item['Restarts'], 'time')}"
     yield "Tag", item["Tag"]
