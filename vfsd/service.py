@@ -26,7 +26,9 @@ from vfsd.bus.objects import BusView, ManagerObject
 from vfsd.context import Context, Thing
 from vfsd.errors import VfsdError
 from vfsd.host import Host
+from vfsd.host_shutdown import HostShutdown
 from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, log_to_journal
+from vfsd.login1 import Login1
 from vfsd.machined import Machined
 from vfsd.names import Scope
 from vfsd.paths import Paths
@@ -121,6 +123,7 @@ class Service:
         self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
         self._machined = Machined(self._connection, self._systemd, self._context)
         self._context.registrar = self._machined
+        self._login1 = Login1(self._context)
         self._registry = Registry(self._context)
         self._watch: FileWatch | None = None
 
@@ -148,6 +151,7 @@ class Service:
         watchdog.cancel()
         await dispatcher.close()
         await self._context.close()
+        self._login1.close()
         if gone.done():
             gone.exception()
             return EXIT_NO_BUS
@@ -171,13 +175,16 @@ class Service:
             interfaces[names.MANAGER_INTERFACE], self._context, self._registry, self._connection
         )
         dispatcher = Dispatcher(self._connection, manager, self._refused)
+        shutdown = HostShutdown(self._context, self._registry.machines.values, self._login1)
         watch = open_files.Watch(self._context, self._registry.shares.values)
         self._context.listeners = [
             StateJournal(self._journal),
             BusView(interfaces, dispatcher, self._registry),
             watch,
+            shutdown,
         ]
         watch.begin()
+        shutdown.begin()
         self._context.host.on_versions = lambda: dispatcher.changed(names.ROOT_PATH)
         [reply] = await self._connection.call_bus("RequestName", "su", names.BUS_NAME, _DO_NOT_QUEUE)
         if reply != _PRIMARY_OWNER:

@@ -68,10 +68,10 @@ LAYERS = [
         *("sources", "context", "serving", "share", "virtiofsd", "root_share", "boot", "blame", "follower"),
         *("condition", "console", "inside", "lifecycle", "hotplug", "healing", "machine", "leftovers"),
         *("refresh", "outdated", "adoption", "saved", "sleep"),
-        *("readiness", "open_files"),
+        *("readiness", "open_files", "host_shutdown"),
     },
     {"registry"},
-    {"bus", "systemd1", "machined", "prerequisites"},
+    {"bus", "systemd1", "machined", "login1", "prerequisites"},
     {"service"},
 ]
 """Each may import from its own layer and those before."""

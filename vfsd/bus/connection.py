@@ -35,6 +35,8 @@ HIGH_WATER = 4 << 20
 """Bytes that may wait to be sent before no more calls are read."""
 LOW_WATER = 1 << 20
 _CHUNK = 256 << 10
+_DESCRIPTORS = 16
+"""File descriptors in one message; dbus-daemon's own limit."""
 _BUFFERS = 64
 """Messages in one send; the kernel takes up to 1024 (UIO_MAXIOV)."""
 _FIXED_HEADER = 16
@@ -170,7 +172,11 @@ class _PacedWriter:
 class Connection(MessageBus):
     """A connection; everything is called in the event loop's thread."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, *, takes_descriptors: bool = False) -> None:
+        """:param takes_descriptors: whether call_for_descriptor() is going to be used."""
+        self._takes_descriptors = takes_descriptors
+        self._descriptors: list[int] = []
+        """Those that came before their message was whole."""
         self._authenticator = Authenticator()
         super().__init__(
             bus_type=BusType.SYSTEM if scope is Scope.SYSTEM else BusType.SESSION,
@@ -220,6 +226,37 @@ class Connection(MessageBus):
         :param body: arguments, or all of them marshalled already.
         :raise CallError: the reply is an error, or none came within `timeout` seconds.
         """
+        reply = await self._request(destination, path, interface, member, signature, body, timeout)
+        result: list[Any] = reply.body
+        return result
+
+    async def call_for_descriptor(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] | bytes = (),
+    ) -> int:
+        """Call a method that gives one file descriptor, which is the caller's. :raise CallError: see call()."""
+        reply = await self._request(destination, path, interface, member, signature, body, CALL_TIMEOUT)
+        if len(reply.unix_fds) != 1:
+            close_all(reply.unix_fds)
+            raise CallError("org.freedesktop.DBus.Error.Failed", f"{member} gave no descriptor")
+        return int(reply.unix_fds[0])
+
+    async def _request(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: Sequence[Any] | bytes,
+        timeout: float,
+    ) -> Message:
+        """:raise CallError: see call()."""
         async with self._slots:
             raw = body if isinstance(body, bytes) else wire.marshal(signature, list(body))
             message = wire.RawMessage(
@@ -244,8 +281,7 @@ class Connection(MessageBus):
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.signature.startswith("s") else ""
             raise CallError(reply.error_name, text)
-        result: list[Any] = reply.body
-        return result
+        return reply
 
     def send_now(self, message: Message) -> None:
         """Send a message that expects no reply; its file descriptors are closed here once they were sent."""
@@ -289,10 +325,10 @@ class Connection(MessageBus):
             asyncio.get_running_loop().add_reader(self._fd, self._message_reader)
 
     def _message_reader(self) -> None:
-        # vfsd takes no file descriptors. recv() has no place for those that a client sends with a message, so the
-        # kernel closes them (unix(7), MSG_CTRUNC) and none of them ever is vfsd's.
+        # Where no file descriptors are taken, recv() has no place for those that a client sends with a message, so
+        # the kernel closes them (unix(7), MSG_CTRUNC) and none of them ever is vfsd's.
         try:
-            data = self._sock.recv(_CHUNK)
+            data = self._receive()
         except BlockingIOError:
             return
         except OSError as error:
@@ -303,6 +339,14 @@ class Connection(MessageBus):
             return
         self._received += data
         self._take_messages()
+
+    def _receive(self) -> bytes:
+        if not self._takes_descriptors:
+            data: bytes = self._sock.recv(_CHUNK)
+            return data
+        data, descriptors, _, _ = socket.recv_fds(self._sock, _CHUNK, _DESCRIPTORS)
+        self._descriptors += descriptors
+        return data
 
     def _take_messages(self) -> None:
         """Handle each whole message in the buffer."""
@@ -326,6 +370,9 @@ class Connection(MessageBus):
         except Exception:
             log.exception("A message on the bus could not be read")
             return
+        if message.descriptors and self._takes_descriptors:
+            message.unix_fds = self._descriptors[: message.descriptors]
+            del self._descriptors[: message.descriptors]
         try:
             self._handle(message)
         except Exception:
@@ -349,3 +396,5 @@ class Connection(MessageBus):
                 hello(message, RuntimeError(message.body) if failed else None)
             elif future is not None and not future.done():
                 future.set_result(message)
+                return
+        close_all(message.unix_fds)

@@ -207,6 +207,8 @@ class Incoming(Message):
         self.reply_serial, self.destination, self.sender = field(5, 0), field(6), field(7, "")
         self.signature = field(8, "")
         self.unix_fds = []
+        self.descriptors: int = field(9, 0)
+        """How many file descriptors come with it."""
         if self.message_type is MessageType.METHOD_CALL and not (self.path and self.member):
             raise ValueError("a method call without path or member")
         self._raw = raw
