@@ -79,16 +79,17 @@ class Pace:
     """Bounds how often somebody untrusted can cause an entry: a guest can reboot some times a second, for ever."""
 
     COUNT, WINDOW = 10, 60.0
-    """Entries within so many seconds."""
+    """Entries within so many seconds, unless it is told otherwise."""
 
-    def __init__(self) -> None:
-        self._written: deque[float] = deque(maxlen=self.COUNT)
+    def __init__(self, count: int = COUNT, window: float = WINDOW) -> None:
+        self._written: deque[float] = deque(maxlen=count)
+        self._window = window
         self._left_out = 0
 
     def pace(self, text: str) -> str:
         """The text to write, which says how many were left out before; "" if it is to be left out."""
         now = time.monotonic()
-        if len(self._written) == self.COUNT and now - self._written[0] < self.WINDOW:
+        if len(self._written) == self._written.maxlen and now - self._written[0] < self._window:
             self._left_out += 1
             return ""
         self._written.append(now)

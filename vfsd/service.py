@@ -27,7 +27,7 @@ from vfsd.context import Context, Thing
 from vfsd.errors import VfsdError
 from vfsd.host import Host
 from vfsd.host_shutdown import HostShutdown
-from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, log_to_journal
+from vfsd.journal import INFO, NOTICE, WARNING, Journal, MessageId, Pace, log_to_journal
 from vfsd.login1 import Login1
 from vfsd.machined import Machined
 from vfsd.names import Scope
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _DO_NOT_QUEUE = 4
 _PRIMARY_OWNER = 1
+_LABEL_MAX = 3 * 128
+"""Characters in the path of an object with the longest name, each of them escaped."""
 EXIT_NO_BUS, EXIT_NAME_TAKEN = 3, 4
 
 
@@ -126,6 +128,7 @@ class Service:
         self._login1 = Login1(self._context)
         self._registry = Registry(self._context)
         self._watch: FileWatch | None = None
+        self._refusals = Pace(count=1000, window=30.0)
 
     async def run(self) -> int:
         """Serve until SIGTERM or the bus is gone; returns the exit code."""
@@ -237,8 +240,12 @@ class Service:
         daemon.notify(f"STATUS=Serving the {self._scope} bus: {machines} machines, {shares} shares")
 
     def _refused(self, path: str, member: str, text: str) -> None:
+        # journald drops what comes too fast, state changes with it (RateLimitBurst= is 10,000 in 30 s)
+        text = self._refusals.pace(text)
+        if not text:
+            return
         kind, _, label = path.removeprefix(names.ROOT_PATH).strip("/").partition("/")
-        name = names.label_unescape(label) if label else ""
+        name = names.label_unescape(label) if len(label) <= _LABEL_MAX else ""
         unit_of = {"share": names.share_service_unit, "machine": names.machine_unit}.get(kind)
         who = {kind: name} if unit_of and name else {}
         unit = unit_of(name) if unit_of and name else ""

@@ -13,7 +13,8 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.errors import AuthError
 
 from vfsd.bus import wire
-from vfsd.bus.connection import Authenticator, _PacedWriter
+from vfsd.bus.connection import Authenticator
+from vfsd.bus.writer import PacedWriter
 
 
 class Peer:
@@ -29,6 +30,9 @@ class Peer:
         pass
 
     def resume_reading(self) -> None:
+        pass
+
+    def tell_ready(self) -> None:
         pass
 
     def fail(self, error: Exception) -> None:
@@ -86,7 +90,7 @@ def test_a_message_with_descriptors_is_read_by_dbus_next() -> None:
 async def test_each_message_takes_its_own_descriptors_along() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    writer = _PacedWriter(Peer(ours))  # type: ignore[arg-type]  # the parts of a connection that it needs
+    writer = PacedWriter(Peer(ours))  # type: ignore[arg-type]  # the parts of a connection that it needs
     pipes = [os.pipe() for _ in range(2)]
     for number, descriptors in enumerate(([], [pipes[0][1]], [], [pipes[1][1]], []), 1):
         writer.schedule_write(message(number, descriptors))
@@ -110,7 +114,7 @@ async def test_descriptors_wait_for_room_and_go_once() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     peer = Peer(ours)
-    writer = _PacedWriter(peer)  # type: ignore[arg-type]  # as above
+    writer = PacedWriter(peer)  # type: ignore[arg-type]  # as above
     read_end, write_end = os.pipe()
     first, second = message(1, size=1 << 20), message(2, [write_end])
     begin = len(first._marshall())
@@ -144,7 +148,7 @@ async def test_descriptors_wait_for_room_and_go_once() -> None:
 
 async def test_what_can_no_longer_be_sent_is_closed() -> None:
     ours, theirs = socket.socketpair()
-    writer = _PacedWriter(Peer(ours))  # type: ignore[arg-type]  # as above
+    writer = PacedWriter(Peer(ours))  # type: ignore[arg-type]  # as above
     read_end, write_end = os.pipe()
     writer.schedule_write(message(1, [write_end]))
     writer.drop()

@@ -7,15 +7,12 @@ exception in a handler went back to the caller with its traceback.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import itertools
 import logging
-import os
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dbus_next import BusType, Message, MessageFlag, MessageType
 from dbus_next.aio import MessageBus
@@ -23,6 +20,8 @@ from dbus_next.auth import AuthExternal
 
 from vfsd.bus import wire
 from vfsd.bus.incoming import Incoming
+from vfsd.bus.limits import CALL_MAX, FairSlots
+from vfsd.bus.writer import READY_WATER, SEND_BUFFER, PacedWriter, close_all
 from vfsd.names import Scope
 
 log = logging.getLogger(__name__)
@@ -31,21 +30,17 @@ MAX_CALLS = 64
 """Calls in flight. dbus-daemon allows 128 pending replies for each connection on the system bus."""
 CALL_TIMEOUT = 25.0
 """Seconds, the usual time limit of D-Bus clients."""
-HIGH_WATER = 4 << 20
-"""Bytes that may wait to be sent before no more calls are read."""
-LOW_WATER = 1 << 20
 _CHUNK = 256 << 10
 _DESCRIPTORS = 16
 """File descriptors in one message; dbus-daemon's own limit."""
-_BUFFERS = 64
-"""Messages in one send; the kernel takes up to 1024 (UIO_MAXIOV)."""
 _FIXED_HEADER = 16
+_STATS = "org.freedesktop.DBus.Debug.Stats"
 _KNOWN_TYPES = frozenset(kind.value for kind in MessageType)
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 
 SignalHandler = Callable[[Incoming], None]
-CallHandler = Callable[[Message], None]
+CallHandler = Callable[[Incoming], None]
 
 
 class CallError(Exception):
@@ -55,12 +50,6 @@ class CallError(Exception):
         super().__init__(f"{name}: {message}")
         self.name = name
         self.message = message
-
-
-def close_all(descriptors: Iterable[int]) -> None:
-    """Close descriptors that nobody will get."""
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 class Authenticator(AuthExternal):
@@ -80,95 +69,6 @@ class Authenticator(AuthExternal):
         return answer
 
 
-class _Waiting(NamedTuple):
-    """What is still to be sent of a message."""
-
-    raw: memoryview
-    descriptors: Sequence[int]
-    """They go with its first byte, and are closed then."""
-
-
-class _PacedWriter:
-    """Sends messages in order, many at a time, and waits where the socket takes no more."""
-
-    def __init__(self, bus: Connection) -> None:
-        self._bus = bus
-        self._waiting: deque[_Waiting] = deque()
-        self._bytes = 0
-        self._armed = False
-        self._scheduled = False
-
-    def schedule_write(self, message: Message | None = None, _future: object = None) -> None:
-        """Send with what else is said in this turn of the event loop: each send wakes the bus up.
-
-        dbus-next calls it without a message once the bus is joined.
-        """
-        if message is not None:
-            raw = memoryview(message._marshall())
-            self._waiting.append(_Waiting(raw, message.unix_fds))
-            self._bytes += len(raw)
-        if self._bus.unique_name and not (self._armed or self._scheduled):
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
-        self._scheduled = False
-        try:
-            while self._waiting:
-                self._send_some()
-        except BlockingIOError:
-            self._arm()
-        except OSError as error:
-            self._bus.fail(error)
-        else:
-            self._disarm()
-        if self._bytes > HIGH_WATER:
-            self._bus.pause_reading()
-        elif self._bytes < LOW_WATER:
-            self._bus.resume_reading()
-
-    def drop(self) -> None:
-        """Forget what waits: the connection is gone."""
-        for message in self._waiting:
-            close_all(message.descriptors)
-        self._waiting.clear()
-        self._bytes = 0
-
-    def _send_some(self) -> None:
-        """Send the next messages; one with descriptors alone, so that they arrive with its own bytes."""
-        raw, descriptors = self._waiting[0]
-        if descriptors:
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-            count = self._bus.socket.sendmsg([raw], [rights])
-            self._waiting[0] = _Waiting(raw, ())
-            close_all(descriptors)
-        else:
-            plain = itertools.takewhile(lambda message: not message.descriptors, self._waiting)
-            count = self._bus.socket.sendmsg([message.raw for message in itertools.islice(plain, _BUFFERS)])
-        self._sent(count)
-
-    def _sent(self, count: int) -> None:
-        self._bytes -= count
-        while count:
-            first = self._waiting[0].raw
-            if count < len(first):
-                self._waiting[0] = _Waiting(first[count:], ())
-                return
-            count -= len(first)
-            self._waiting.popleft()
-
-    def _arm(self) -> None:
-        if not self._armed:
-            self._armed = True
-            asyncio.get_running_loop().add_writer(self._bus.socket.fileno(), self.flush)
-
-    def _disarm(self) -> None:
-        if self._armed:
-            self._armed = False
-            asyncio.get_running_loop().remove_writer(self._bus.socket.fileno())
-
-
 class Connection(MessageBus):
     """A connection; everything is called in the event loop's thread."""
 
@@ -183,15 +83,19 @@ class Connection(MessageBus):
             auth=self._authenticator,
             negotiate_unix_fd=True,
         )
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.on_call: CallHandler | None = None
-        """Receives each method call that is for no other handler; it must answer it."""
+        """Receives each method call; it must answer it. Of one with more than CALL_MAX bytes it gets the header."""
+        self.on_ready: Callable[[], None] | None = None
+        """Called when what came was handed over, and when there is room again to send."""
         self._signal_handlers: list[SignalHandler] = []
         self._replies: dict[int, asyncio.Future[Message]] = {}
-        self._slots = asyncio.Semaphore(MAX_CALLS)
+        self._slots = FairSlots(MAX_CALLS)
         self._serials = itertools.count(1)
         self._received = bytearray()
+        self._to_skip = 0
         self._reading = True
-        self._writer = _PacedWriter(self)
+        self._writer = PacedWriter(self)
 
     @property
     def socket(self) -> Any:
@@ -202,6 +106,11 @@ class Connection(MessageBus):
     def passes_descriptors(self) -> bool:
         """Whether a message may carry file descriptors."""
         return self._authenticator.agreed
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be sent that no more calls should be answered for now."""
+        return bool(self._writer.waiting_bytes > READY_WATER)
 
     def next_serial(self) -> int:
         """A serial of 32 bits that is not 0."""
@@ -293,6 +202,14 @@ class Connection(MessageBus):
         """Call the message bus itself."""
         return await self.call(*BUS, member, signature, body)
 
+    async def unread(self, name: str) -> int:
+        """Bytes that wait in dbus-daemon until a connection reads them; 0 if it is gone, or the bus doesn't tell."""
+        try:
+            [stats] = await self.call(*BUS[:2], _STATS, "GetConnectionStats", "s", [name])
+            return int(stats["OutgoingBytes"].value)
+        except (CallError, KeyError, ValueError):
+            return 0
+
     async def add_match(self, rule: str) -> None:
         """Ask the bus for signals."""
         await self.call_bus("AddMatch", "s", rule)
@@ -324,6 +241,11 @@ class Connection(MessageBus):
             self._reading = True
             asyncio.get_running_loop().add_reader(self._fd, self._message_reader)
 
+    def tell_ready(self) -> None:
+        """Say that calls may be answered."""
+        if self.on_ready is not None:
+            self.on_ready()
+
     def _message_reader(self) -> None:
         # Where no file descriptors are taken, recv() has no place for those that a client sends with a message, so
         # the kernel closes them (unix(7), MSG_CTRUNC) and none of them ever is vfsd's.
@@ -337,8 +259,13 @@ class Connection(MessageBus):
         if not data:
             self.fail(EOFError("the bus closed the connection"))
             return
+        if self._to_skip:
+            skipped = min(self._to_skip, len(data))
+            self._to_skip -= skipped
+            data = data[skipped:]
         self._received += data
         self._take_messages()
+        self.tell_ready()
 
     def _receive(self) -> bytes:
         if not self._takes_descriptors:
@@ -355,18 +282,21 @@ class Connection(MessageBus):
             order = "little" if self._received[start] == ord("l") else "big"
             body = int.from_bytes(self._received[start + 4 : start + 8], order)  # type: ignore[arg-type]
             fields = int.from_bytes(self._received[start + 12 : start + 16], order)  # type: ignore[arg-type]
-            end = start + _FIXED_HEADER + fields + (-fields % 8) + body
-            if len(self._received) < end:
+            kept = size = _FIXED_HEADER + fields + (-fields % 8) + body
+            if body > CALL_MAX and self._received[start + 1] == MessageType.METHOD_CALL.value:
+                kept -= body
+            if len(self._received) < start + kept:
                 break
-            self._take(bytes(self._received[start:end]))
-            start = end
+            self._take(bytes(self._received[start : start + kept]), size)
+            start += size
+        self._to_skip += max(0, start - len(self._received))
         del self._received[:start]
 
-    def _take(self, raw: bytes) -> None:
+    def _take(self, raw: bytes, size: int) -> None:
         if raw[1] not in _KNOWN_TYPES:
             return  # the specification: unknown types must be ignored
         try:
-            message = Incoming(raw)
+            message = Incoming(raw, size)
         except Exception:
             log.exception("A message on the bus could not be read")
             return

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dbus_next import Message, MessageFlag, MessageType
+from dbus_next import MessageFlag, MessageType
 
 from vfsd.bus import interface as interfaces
 from vfsd.bus import wire
-from vfsd.bus.connection import CallError, Connection, close_all
+from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.incoming import Incoming
 from vfsd.bus.interface import Interface, Method
+from vfsd.bus.limits import CALLER, Gate
+from vfsd.bus.nodes import BusObject, Empty, Node
+from vfsd.bus.writer import close_all
 from vfsd.errors import (
     InvalidArgs,
+    LimitsExceeded,
     NotSupported,
     PropertyReadOnly,
     UnknownInterface,
@@ -37,6 +42,11 @@ _OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _MACHINE_ID = Path("/etc/machine-id")
 _INTERNAL_ERROR = ("org.freedesktop.DBus.Error.Failed", "internal error; vfsd's journal has the details")
+_GOING_DOWN = "vfsd is going down; call again"
+REPLY_MAX = 31 << 20
+"""Bytes in the body of a reply. Whoever sends more than 32 MiB is thrown off the system bus (max_message_size)."""
+TEXT_MAX = 16 << 10
+"""Characters in the message of an error, which often repeats what the caller said."""
 _DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
@@ -46,93 +56,27 @@ Refused = Callable[[str, str, str], None]
 """Told of each call that ended in an error of vfsd's own: object path, member, message."""
 
 
-class BusObject(Protocol):
-    """What the dispatcher shows at a path."""
-
-    path: str
-    interface: Interface
-
-    def values(self) -> dict[str, wire.PropertyValue]:
-        """All properties."""
-
-    def looked_up(self) -> dict[str, wire.PropertyValue]:
-        """Properties besides, whose changes are not told: looked up, quickly, when somebody reads them."""
-
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
-        """Carry out a method whose arguments have the right types.
-
-        A file descriptor (`h`) among the results is the dispatcher's from then on.
-        """
-
-    async def set(self, name: str, value: wire.PropertyValue) -> None:
-        """Set a writable property to a value of the right type."""
-
-
-class _Node:
-    """An object and its marshalled properties, each made again only when its value changed."""
-
-    def __init__(self, shown: BusObject) -> None:
-        self.shown = shown
-        self._values: dict[str, wire.PropertyValue] = {}
-        self._entries: dict[str, bytes] = {}
-        self._whole: bytes | None = None
-        self.refresh()
-        self.look_up()
-
-    def refresh(self) -> list[str]:
-        """Marshal what changed; returns the names of the changed properties."""
-        return self._take(self.shown.values())
-
-    def look_up(self) -> bool:
-        """The same for those whose changes are not told; whether there were any."""
-        return bool(self._take(self.shown.looked_up()))
-
-    def _take(self, values: dict[str, wire.PropertyValue]) -> list[str]:
-        changed = []
-        for name, value in values.items():
-            if self._values.get(name) != value:
-                self._values[name] = value
-                self._entries[name] = wire.property_entry(name, value)
-                changed.append(name)
-        if changed:
-            self._whole = None
-        return changed
-
-    def value(self, name: str) -> wire.PropertyValue:
-        return self._values[name]
-
-    def entries(self, names: Iterable[str] | None = None) -> Iterable[bytes]:
-        """Entries of `a{sv}`: all, or those of some properties."""
-        return self._entries.values() if names is None else [self._entries[name] for name in names]
-
-    def whole(self) -> bytes:
-        """The entry of `a{oa{sa{sv}}}`."""
-        if self._whole is None:
-            own = wire.named_array(self.shown.interface.name, self._entries.values())
-            self._whole = wire.named_array(self.shown.path, [own])
-        return self._whole
-
-
 class Dispatcher:
     """The objects of one service on one connection."""
 
     def __init__(self, connection: Connection, root: BusObject, refused: Refused) -> None:
         self._connection = connection
         self._root = root.path
-        self._nodes = {root.path: _Node(root)}
+        self._nodes = {root.path: Node(root)}
         self._children: dict[str, set[str]] = {}
         self._add_path(root.path)
         self._managed: bytes | None = None
         """The answer to GetManagedObjects, until something changes."""
         self._refused = refused
         self._tasks: set[asyncio.Task[None]] = set()
-        connection.on_call = self._on_call
+        self._gate = Gate(self._begin, self._reply_error, connection.unread, lambda: connection.congested)
+        connection.on_call, connection.on_ready = self._gate.let_in, self._gate.serve
 
     # the tree
 
     def add(self, shown: BusObject, *, announce: bool = True) -> None:
         """Show an object, and tell everybody."""
-        node = self._nodes[shown.path] = _Node(shown)
+        node = self._nodes[shown.path] = Node(shown)
         self._managed = None
         self._add_path(shown.path)
         if announce:
@@ -177,7 +121,8 @@ class Dispatcher:
             self._signal(path, own.name, member, signature, wire.marshal(signature, list(arguments)))
 
     async def close(self) -> None:
-        """Cancel the calls that are being carried out; each is answered with an error."""
+        """Cancel the calls that are being carried out; each is answered with an error, and those that wait."""
+        await self._gate.close(VfsdError(_GOING_DOWN))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -202,7 +147,8 @@ class Dispatcher:
 
     # calls
 
-    def _on_call(self, message: Message) -> None:
+    def _begin(self, message: Incoming) -> bool:
+        """Answer a call; returns whether it is still being carried out."""
         try:
             method = self._method_of(message)
             body = self._answer_at_once(message)
@@ -213,13 +159,15 @@ class Dispatcher:
         else:
             if body is not None:
                 self._reply(message, method.gives, body)
-                return
+                return False
             work = self._carry_out(message, self._nodes[message.path], method.gives)
             task = asyncio.get_running_loop().create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            return True
+        return False
 
-    def _method_of(self, message: Message) -> Method:
+    def _method_of(self, message: Incoming) -> Method:
         """The method that a call means; the message then names its interface. :raise VfsdError: there is none."""
         interface = self._interface_of(message)
         method = interface.methods.get(message.member)
@@ -234,7 +182,7 @@ class Dispatcher:
         message.interface = interface.name
         return method
 
-    def _answer_at_once(self, message: Message) -> bytes | None:
+    def _answer_at_once(self, message: Incoming) -> bytes | None:
         """The body of the reply to a call that needs no waiting, None for the others."""
         match message.interface, message.member:
             case "org.freedesktop.DBus.Introspectable", _:
@@ -251,13 +199,11 @@ class Dispatcher:
                 return wire.array_body(self._node(message.path, message.body[0]).entries())
         return None
 
-    def _interface_of(self, message: Message) -> Interface:
+    def _interface_of(self, message: Incoming) -> Interface:
         """The interface that a call means: named, or the one that has the member."""
         node = self._nodes.get(message.path)
         if node is None and message.path not in self._children:
-            raise UnknownObject(
-                f'there is no object "{message.path}"; GetManagedObjects tells which there are'
-            )
+            raise _unknown(message.path)
         own = [] if node is None else [node.shown.interface]
         all_of_them = [*own, *self._standard(message.path)]
         if message.interface is None:
@@ -276,25 +222,28 @@ class Dispatcher:
             names.append("ObjectManager")
         return [_STANDARD[f"org.freedesktop.DBus.{name}"] for name in names]
 
-    def _node(self, path: str, interface: str) -> _Node:
+    def _node(self, path: str, interface: str) -> Node:
         """The node of a path, of which the caller asks one interface's properties."""
-        node = self._nodes[path]
+        node = self._nodes.get(path)
+        if node is None:
+            raise _unknown(path)  # it went while the call waited
         if interface not in ("", node.shown.interface.name):
             if interface in (other.name for other in self._standard(path)):
-                return _Node(_Empty(path, _STANDARD[interface]))
+                return Node(Empty(path, _STANDARD[interface]))
             raise UnknownInterface(f'"{path}" has no interface "{interface}"')
         if node.look_up():
             self._managed = None
         return node
 
-    def _get(self, message: Message) -> bytes:
+    def _get(self, message: Incoming) -> bytes:
         interface, name = message.body
         node = self._node(message.path, interface)
         if name not in node.shown.interface.properties:
             raise UnknownProperty(f'"{node.shown.interface.name}" has no property "{name}"')
         return wire.marshal_variant(node.value(name))
 
-    async def _carry_out(self, message: Message, node: _Node, gives: str) -> None:
+    async def _carry_out(self, message: Incoming, node: Node, gives: str) -> None:
+        CALLER.set(message.sender)
         descriptors: list[int] = []
         try:
             if message.interface == _PROPERTIES:
@@ -306,7 +255,7 @@ class Dispatcher:
         except VfsdError as error:
             self._reply_error(message, error)
         except asyncio.CancelledError:
-            self._reply_error(message, VfsdError("vfsd is going down; call again"))
+            self._reply_error(message, VfsdError(_GOING_DOWN))
             raise
         except CallError as error:
             log.warning("A call was not answered: %s", error)
@@ -323,7 +272,7 @@ class Dispatcher:
         else:
             self._reply(message, gives, raw, descriptors)
 
-    async def _set(self, message: Message) -> list[Any]:
+    async def _set(self, message: Incoming) -> list[Any]:
         interface, name, value = message.body
         node = self._node(message.path, interface)
         known = node.shown.interface.properties.get(name)
@@ -352,7 +301,11 @@ class Dispatcher:
 
     # replies
 
-    def _reply(self, message: Message, signature: str, body: bytes, descriptors: Sequence[int] = ()) -> None:
+    def _reply(self, message: Incoming, signature: str, body: bytes, descriptors: Sequence[int] = ()) -> None:
+        if len(body) > REPLY_MAX:
+            text = f"the answer has {len(body)} bytes, and the bus passes on 32 MiB; ask for single objects"
+            self._reply_error(message, LimitsExceeded(text))
+            return
         self._send(
             message,
             body,
@@ -361,40 +314,28 @@ class Dispatcher:
             unix_fds=list(descriptors),
         )
 
-    def _reply_error(self, message: Message, error: VfsdError) -> None:
-        self._refused(message.path, message.member, str(error))
-        self._send_error(message, error.dbus_name, str(error))
+    def _reply_error(self, message: Incoming, error: VfsdError) -> None:
+        text = str(error)[:TEXT_MAX]
+        self._send_error(message, error.dbus_name, text)
+        self._refused(message.path, message.member, text)
 
-    def _reply_bug(self, message: Message) -> None:
+    def _reply_bug(self, message: Incoming) -> None:
         log.exception("A bug in vfsd: %s of %s failed", message.member, message.path)
         self._send_error(message, *_INTERNAL_ERROR)
 
-    def _send_error(self, message: Message, name: str, text: str) -> None:
+    def _send_error(self, message: Incoming, name: str, text: str) -> None:
         body = wire.marshal("s", [text])
         self._send(message, body, message_type=MessageType.ERROR, error_name=name, signature="s")
 
-    def _send(self, message: Message, body: bytes, **fields: Any) -> None:
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+    def _send(self, message: Incoming, body: bytes, **fields: Any) -> None:
+        expected = not message.flags & MessageFlag.NO_REPLY_EXPECTED
+        self._gate.done(message, len(body) if expected else 0)
+        if expected:
             reply = wire.RawMessage(body, destination=message.sender, reply_serial=message.serial, **fields)
             self._connection.send_now(reply)
         else:
             close_all(fields.get("unix_fds", ()))
 
 
-class _Empty:
-    """A standard interface, which has no properties."""
-
-    def __init__(self, path: str, interface: Interface) -> None:
-        self.path = path
-        self.interface = interface
-
-    def values(self) -> dict[str, wire.PropertyValue]:
-        return {}
-
-    looked_up = values
-
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
-        raise UnknownMethod(f'"{self.interface.name}" has no method "{member}"')
-
-    async def set(self, name: str, value: wire.PropertyValue) -> None:  # noqa: ARG002
-        raise UnknownProperty(f'"{self.interface.name}" has no property "{name}"')
+def _unknown(path: str) -> UnknownObject:
+    return UnknownObject(f'there is no object "{path}"; GetManagedObjects tells which there are')

@@ -134,9 +134,10 @@ def _make_variant(signature: str, value: object) -> Variant:
     return cast(Variant, made)
 
 
+@functools.lru_cache(maxsize=512)
 def _dbus_next_type(signature: str) -> Any:
     tree: Any = SignatureTree
-    return tree._get(signature).types[0]  # which keeps them
+    return tree(signature).types[0]  # its _get() would keep for ever what callers think up
 
 
 def _struct(members: tuple[_Type, ...]) -> _Type:
@@ -185,8 +186,13 @@ def _array(element: str, order: str) -> _Type:
 class Incoming(Message):
     """A message as bytes, with dbus-next's own face."""
 
-    def __init__(self, raw: bytes) -> None:
-        """:raise Exception: it is malformed."""
+    def __init__(self, raw: bytes, size: int = 0) -> None:
+        """Of a message that is not kept whole, `raw` is the header and `size` says how many bytes there were.
+
+        :raise Exception: it is malformed.
+        """
+        self.size = size or len(raw)
+        """Bytes, header included."""
         order = self._order = "<" if raw[0] == _LITTLE else ">"
         self.message_type = _KINDS[raw[1]]
         self.flags = MessageFlag(raw[2])
@@ -226,6 +232,10 @@ class Incoming(Message):
                 values.append(value)
             self._body = values
         return self._body
+
+    def forget_body(self) -> None:
+        """Keep the header only, and take up no room."""
+        self._raw, self.size = b"", 0
 
     def changed(self, wanted: Collection[str]) -> dict[str, Any]:
         """The plain values of some properties in the body of a PropertiesChanged, `sa{sv}as`."""

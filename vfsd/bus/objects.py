@@ -11,12 +11,12 @@ from dbus_next import Variant
 
 import vfsd
 from vfsd import names, open_files
-from vfsd.bus.connection import Connection
+from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.dispatcher import Dispatcher
 from vfsd.bus.interface import Interface
 from vfsd.bus.wire import PropertyValue
 from vfsd.context import Context, Thing
-from vfsd.errors import NotSupported
+from vfsd.errors import AccessDenied, NotSupported
 from vfsd.machine import Machine
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.open_files import Use
@@ -220,7 +220,12 @@ class ManagerObject:
         if sender not in self._users:
             if len(self._users) >= _USERS_MAX:
                 self._users.clear()
-            [self._users[sender]] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
+            try:
+                [self._users[sender]] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
+            except CallError:
+                raise AccessDenied(
+                    "the caller is gone, and nobody can tell whose the object would be"
+                ) from None
         return self._users[sender]
 
     async def _create_share(

@@ -67,7 +67,14 @@ def _array(buffer: bytearray, entries: Iterable[bytes]) -> None:
 def property_entry(name: str, value: PropertyValue) -> bytes:
     """One entry of an `a{sv}`."""
     signature, content = value
-    return _property_entry(name, signature, _hashable(content))
+    fixed = _hashable(content)
+    size = len(fixed) if isinstance(fixed, str) else len(repr(fixed))
+    make = _property_entry if size <= _KEPT_VALUE_MAX else _property_entry.__wrapped__
+    return make(name, signature, fixed)
+
+
+_KEPT_VALUE_MAX = 256
+"""Characters in a value whose entry is kept."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,6 +95,8 @@ def _hashable(content: Any) -> Any:
 
 _kept_fields: dict[tuple[str, str, str], bytes] = {}
 _KEPT_FIELDS_MAX = 4096
+_KEPT_FIELD_MAX = 512
+"""Characters in a value that is kept: some command lines have more, and they are all different."""
 
 
 def named_variant(name: str, signature: str, value: object) -> bytes:
@@ -95,9 +104,12 @@ def named_variant(name: str, signature: str, value: object) -> bytes:
     key = (name, signature, repr(value))
     known = _kept_fields.get(key)
     if known is None:
+        made = marshal("a(sv)", [[[name, Variant(signature, value)]]])[8:]
+        if len(key[2]) > _KEPT_FIELD_MAX:
+            return made
         if len(_kept_fields) >= _KEPT_FIELDS_MAX:
             _kept_fields.clear()
-        known = _kept_fields[key] = marshal("a(sv)", [[[name, Variant(signature, value)]]])[8:]
+        known = _kept_fields[key] = made
     return known
 
 
