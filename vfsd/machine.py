@@ -24,7 +24,7 @@ from vfsd.errors import (
 )
 from vfsd.healing import Healer
 from vfsd.limits import LIMITS
-from vfsd.model import USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
+from vfsd.model import SHARES_MAX, USEC_PER_SEC, MachineSpec, MachineState, ShareSpec
 from vfsd.options import check_text, require
 from vfsd.outdated import is_outdated
 from vfsd.serving import Serving
@@ -158,6 +158,7 @@ class Machine(Adoption):
                 raise ShareBusy(
                     f'share "{share.name}" is attached to machine "{share.machine.name}"; detach it there'
                 )
+            require(len(self.shares) < SHARES_MAX, f'machine "{self.name}" has {SHARES_MAX} shares already')
             before, spec = share.spec, _with_mount(share.spec, options)
             self.check_tag(spec.tag)
             share.spec = spec

@@ -15,7 +15,17 @@ from typing import Any, Self
 from vfsd import credentials, limits, names
 from vfsd.errors import InvalidArgs
 from vfsd.forward import Forward
-from vfsd.options import Option, check_path, check_text, option, options_of, pairs, parse_options, require
+from vfsd.options import (
+    Option,
+    check_path,
+    check_size,
+    check_text,
+    option,
+    options_of,
+    pairs,
+    parse_options,
+    require,
+)
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
@@ -35,6 +45,8 @@ SPARE_PORTS = 8
 """PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise. Those
 of a bridge cost nothing (HACKING.md has the measurements)."""
 SPARE_PORTS_MAX = 64
+SHARES_MAX = 128
+"""Shares of one machine: twice as many as can be plugged while it runs."""
 NETWORK_INTERFACE_MAX = 15
 """Characters in the name of a network interface (IFNAMSIZ is 16 with the terminating NUL)."""
 
@@ -176,6 +188,7 @@ class ShareSpec:
             f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
         )
         check_path(f"the source of {who}", self.source)
+        check_size(who, self, SHARE_OPTIONS)
         if not self.tag:
             object.__setattr__(self, "tag", fit_tag(self.name))
         check_text(f"the tag of {who}", self.tag)
@@ -266,6 +279,9 @@ class MachineSpec:
             len(names.machine_unit(self.name)) <= names.UNIT_NAME_MAX,
             f'"{self.name}" is too long for a unit name, where each - takes four bytes; use a shorter name',
         )
+        check_size(who, self, MACHINE_OPTIONS)
+        count = len(self.shares) + len(self.attached)
+        require(count <= SHARES_MAX, f"{who} has {count} shares; {SHARES_MAX} are the most")
         for what, path in (("kernel", self.kernel), ("initrd", self.initrd), ("image", self.image)):
             if path:
                 check_path(f"the {what} of {who}", path)

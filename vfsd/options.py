@@ -22,6 +22,8 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "as": (list, "a list of texts"),
     "a{ss}": (dict, "a table of texts"),
 }
+DEFINITION_MAX = 16 << 10
+"""Bytes of all texts in the options of one object. All objects together have to fit into one message of 32 MiB."""
 _LIMITS = {"u": 1 << 32, "t": 1 << 64}
 
 
@@ -124,6 +126,24 @@ def require(condition: object, message: str) -> None:
     """:raise InvalidArgs: the condition does not hold."""
     if not condition:
         raise InvalidArgs(message)
+
+
+def check_size(who: str, spec: object, table: Mapping[str, Option]) -> None:
+    """:raise InvalidArgs: what is shown of a definition is too large."""
+    size = sum(_size(getattr(spec, known.field), known.secret) for known in table.values())
+    require(
+        size <= DEFINITION_MAX,
+        f"the options of {who} have {size} bytes; {DEFINITION_MAX} are the most. Make them shorter, or put what is "
+        "long into a file",
+    )
+
+
+def _size(value: Any, secret: bool) -> int:
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, tuple):
+        return sum(_size(item[0] if secret else item, False) for item in value)
+    return 0
 
 
 def check_text(what: str, *texts: str) -> None:

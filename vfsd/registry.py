@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vfsd import config, leftovers, names
 from vfsd.context import Context
 from vfsd.errors import (
     InvalidArgs,
+    LimitsExceeded,
     MachineExists,
     NoSuchMachine,
     NoSuchShare,
@@ -26,6 +28,9 @@ from vfsd.model import MachineSpec, ShareSpec
 from vfsd.share import Share
 from vfsd.store import Definition, Kind
 from vfsd.supervisor import UnitStatus
+
+OBJECTS_MAX = 4096
+"""Shares and machines that one owner can make over the bus: GetManagedObjects tells them all in one message."""
 
 Options = Mapping[str, tuple[str, Any]]
 
@@ -41,6 +46,8 @@ class Registry:
         self._reserved: set[tuple[Kind, str]] = set()
         """Names whose objects are being made."""
         self._configuring = asyncio.Lock()
+        self._owned: Counter[int] = Counter()
+        """How many objects there are of each owner."""
 
     # finding
 
@@ -64,6 +71,7 @@ class Registry:
         """Define a share and start listening. :raise VfsdError: nothing is left behind."""
         spec = ShareSpec.from_options(name, source, self._context.scope, options)
         self._check_share_paths(name)
+        self._check_room(owner, 1)
         self._reserve(Kind.SHARE, name)
         try:
             share = Share(self._context, spec, owner)
@@ -89,6 +97,7 @@ class Registry:
         for share in spec.shares:
             self._check_share_paths(share.name)
         self._check_machine_paths(name)
+        self._check_room(owner, len(wanted))
         reserved: list[tuple[Kind, str]] = []
         try:
             for kind, item in zip([Kind.MACHINE, *[Kind.SHARE] * len(spec.shares)], wanted, strict=True):
@@ -306,6 +315,12 @@ class Registry:
     def _save(self, spec: ShareSpec | MachineSpec, owner: int) -> None:
         self._context.store.save(Definition(spec, owner))
 
+    def _check_room(self, owner: int, more: int) -> None:
+        if self._owned[owner] + len(self._reserved) + more > OBJECTS_MAX:
+            raise LimitsExceeded(
+                f"user {owner} has {self._owned[owner]} shares and machines; {OBJECTS_MAX} are the most, so remove some"
+            )
+
     def _reserve(self, kind: Kind, name: str) -> None:
         taken = name in (self.shares if kind is Kind.SHARE else self.machines)
         if taken or (kind, name) in self._reserved:
@@ -320,6 +335,7 @@ class Registry:
 
     def _add_share(self, share: Share, *, announce: bool = True) -> None:
         self.shares[share.name] = share
+        self._owned[share.owner] += 1
         for unit in names.share_units(share.name):
             self._by_unit[unit] = share
         self._context.sources.follow(share)
@@ -327,7 +343,8 @@ class Registry:
             self._context.added(share)
 
     def _drop_share(self, share: Share, *, announce: bool = True) -> None:
-        self.shares.pop(share.name, None)
+        if self.shares.pop(share.name, None) is not None:
+            self._owned[share.owner] -= 1
         self._context.sources.leave(share)
         for unit in names.share_units(share.name):
             self._by_unit.pop(unit, None)
@@ -336,6 +353,7 @@ class Registry:
 
     def _add_machine(self, machine: Machine) -> None:
         self.machines[machine.name] = machine
+        self._owned[machine.owner] += 1
         for unit in names.machine_units(machine.name):
             self._by_unit[unit] = machine
         for share in machine.own_shares:
@@ -345,7 +363,8 @@ class Registry:
     def _drop_machine(self, machine: Machine) -> None:
         for share in machine.own_shares:
             self._drop_share(share)
-        self.machines.pop(machine.name, None)
+        if self.machines.pop(machine.name, None) is not None:
+            self._owned[machine.owner] -= 1
         for unit in names.machine_units(machine.name):
             self._by_unit.pop(unit, None)
         self._context.removed(machine)
