@@ -15,6 +15,16 @@ Property = tuple[str, str, Any]
 
 LIMITS = ("MemoryMax", "CPUQuotaPerSecUSec", "IOWeight", "TasksMax")
 """The options' names, which are systemd's own. They can be changed while what they limit runs."""
+MEMORY_OVERHEAD = 128 << 20
+"""Bytes that QEMU and its virtiofsds take besides the guest's memory. Measured with the built-in guest: 110 MiB on TCG,
+which takes up to 1 GiB for what it has translated (accel/tcg/tcg-all.c), and 5 MiB for each virtiofsd."""
+QEMU_TASKS = 80
+"""Threads of QEMU besides one for each processor: it may start 64 for input and output (util/thread-pool.c), and of
+the others there are some ten. Without one that it wants it aborts."""
+SHARE_TASKS = 8
+"""Processes and threads of a virtiofsd, which has two of the one and three of the other, besides its thread pool."""
+SHARE_MEMORY_MIN = 16 << 20
+"""Bytes. A virtiofsd takes about 5 MiB, and more with each file that it holds open."""
 _NONE = (1 << 64) - 1
 """What systemd takes for no limit, and, as a weight, for its own default."""
 _CPU_QUOTA_MIN = 1000

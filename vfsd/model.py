@@ -31,22 +31,10 @@ GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
 MEMORY_MIN = 16 << 20
 """Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
-MEMORY_OVERHEAD = 128 << 20
-"""Bytes that QEMU and its virtiofsds take besides the guest's memory. Measured with the built-in guest: 110 MiB on TCG,
-which takes up to 1 GiB for what it has translated (accel/tcg/tcg-all.c), and 5 MiB for each virtiofsd."""
-QEMU_TASKS = 80
-"""Threads of QEMU besides one for each processor: it may start 64 for input and output (util/thread-pool.c), and of
-the others there are some ten. Without one that it wants it aborts."""
-SHARE_TASKS = 8
-"""Processes and threads of a virtiofsd, which has two of the one and three of the other, besides its thread pool."""
-SHARE_MEMORY_MIN = 16 << 20
-"""Bytes. A virtiofsd takes about 5 MiB, and more with each file that it holds open."""
 SPARE_PORTS = 8
-"""PCI slots that a machine keeps free for shares that are attached while it runs, unless it is told otherwise. Those
-of a bridge cost nothing (HACKING.md has the measurements)."""
+"""PCI slots kept free for shares that are attached later. A bridge's cost nothing (HACKING.md has measurements)."""
 SPARE_PORTS_MAX = 64
-SHARES_MAX = 128
-"""Shares of one machine: twice as many as can be plugged while it runs."""
+SHARES_MAX = 128  # of one machine: twice as many as can be plugged
 NETWORK_INTERFACE_MAX = 15
 """Characters in the name of a network interface (IFNAMSIZ is 16 with the terminating NUL)."""
 
@@ -211,12 +199,12 @@ class ShareSpec:
             f"{who} has UIDMap or GIDMap, which need Sandbox namespace",
         )
         check_text(f"the socket group of {who}", self.socket_group)
-        limits.check(who, self, memory_min=SHARE_MEMORY_MIN, tasks_min=self.tasks)
+        limits.check(who, self, memory_min=limits.SHARE_MEMORY_MIN, tasks_min=self.tasks)
 
     @property
     def tasks(self) -> int:
         """Processes and threads that its virtiofsd may need."""
-        return SHARE_TASKS + self.thread_pool_size
+        return limits.SHARE_TASKS + self.thread_pool_size
 
     @classmethod
     def from_options(
@@ -308,9 +296,9 @@ class MachineSpec:
             self.spare_ports <= SPARE_PORTS_MAX,
             f"{who} has {self.spare_ports} spare ports; give at most {SPARE_PORTS_MAX}",
         )
-        tasks = QEMU_TASKS + self.cpus + sum(share.tasks for share in self.shares)
+        tasks = limits.QEMU_TASKS + self.cpus + sum(share.tasks for share in self.shares)
         # a second QEMU is there in a Refresh; it shares the guest's memory with the first one
-        limits.check(who, self, memory_min=self.memory + MEMORY_OVERHEAD, tasks_min=2 * tasks)
+        limits.check(who, self, memory_min=self.memory + limits.MEMORY_OVERHEAD, tasks_min=2 * tasks)
 
     def _check_network(self, who: str) -> None:
         kind, _, interface = self.network.partition(":")

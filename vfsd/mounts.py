@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+from vfsd import host_proc
 from vfsd.names import Scope
 
 AUTOMOUNT = "autofs"
@@ -96,7 +97,9 @@ class MountMonitor:
 
     def __init__(self, scope: Scope) -> None:
         """A system's vfsd has a mount namespace of its own, in which folders lie that are mounts nowhere else."""
-        self._path = Path("/proc/1/mountinfo" if scope is Scope.SYSTEM else "/proc/self/mountinfo")
+        self._path = (
+            host_proc.root() / "1/mountinfo" if scope is Scope.SYSTEM else Path("/proc/self/mountinfo")
+        )
         self._file, self._changed = self._watch()
         self._table: MountTable | None = None
 

@@ -11,9 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vfsd import host_proc
 from vfsd.journal import Pace
 from vfsd.model import ShareState
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from vfsd.context import Context, Thing
     from vfsd.share import Share
 
-_PROC = Path("/proc")
 _LIMIT = "Max open files"
 RESERVE = 610
 """Descriptors that virtiofsd 1.13 keeps for itself, besides those of its thread pool (INTERNAL_FD_RESERVE in its
@@ -75,7 +74,7 @@ def _look_at(main_pids: list[int]) -> tuple[list[Use | None], float]:
 def _processes(main_pid: int) -> list[int]:
     """The main process and its children: with Sandbox namespace the main one only waits for the one that serves."""
     try:
-        children = (_PROC / f"{main_pid}/task/{main_pid}/children").read_text()
+        children = (host_proc.root() / f"{main_pid}/task/{main_pid}/children").read_text()
     except OSError:
         return []  # it is gone, or 0
     return [main_pid, *map(int, children.split())]
@@ -84,14 +83,14 @@ def _processes(main_pid: int) -> list[int]:
 def _size(pid: int) -> int:
     """Open files of a process; 0 if it is gone, or the kernel is older than 6.2."""
     try:
-        return (_PROC / f"{pid}/fd").stat().st_size
+        return (host_proc.root() / f"{pid}/fd").stat().st_size
     except OSError:
         return 0
 
 
 def _listed(pid: int) -> int:
     try:
-        return sum(1 for _ in (_PROC / f"{pid}/fd").iterdir())
+        return sum(1 for _ in (host_proc.root() / f"{pid}/fd").iterdir())
     except OSError:
         return 0
 
@@ -99,7 +98,7 @@ def _listed(pid: int) -> int:
 def _limit(pid: int) -> int:
     """What there is for the guest, so that there is some room yet; 0 if there is no limit, or the process is gone."""
     try:
-        lines = (_PROC / f"{pid}/limits").read_text().splitlines()
+        lines = (host_proc.root() / f"{pid}/limits").read_text().splitlines()
     except OSError:
         return 0
     [line] = (line for line in lines if line.startswith(_LIMIT))

@@ -21,9 +21,10 @@ from vfsd.boot import OPEN_FILE_SINCE, Launch, Predecessor, prepare
 from vfsd.context import Context
 from vfsd.errors import MonitorFailed, NotSupported, UnitFailed, VfsdError, WrongState
 from vfsd.journal import NOTICE, WARNING, MessageId
+from vfsd.limits import MEMORY_OVERHEAD
 from vfsd.meeting import Meeting
 from vfsd.migration import Channels
-from vfsd.model import MEMORY_OVERHEAD, MachineState
+from vfsd.model import MachineState
 from vfsd.qmp import Monitor, ignore
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish

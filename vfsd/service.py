@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from systemd import daemon
 
 import vfsd
-from vfsd import names, open_files
+from vfsd import host_proc, names, open_files
 from vfsd.bus import interface
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.dispatcher import Dispatcher
@@ -169,7 +169,8 @@ class Service:
         await asyncio.gather(self._systemd.subscribe(), self._machined.subscribe())
         await self._systemd.enumerate()
         notifications = self._context.notifications
-        notifications.inherit(daemon.listen_fds())
+        passed = daemon.listen_fds(unset_environment=False)
+        notifications.inherit(found for found in passed if found != host_proc.descriptor())
         notifications.on_listen = _keep
         await self._registry.adopt()
         notifications.begin()

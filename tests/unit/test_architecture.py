@@ -31,6 +31,7 @@ LAYERS = [
         "turns",
         "devices",
         "opened",
+        "host_proc",
         "binaries",
         "kernel_image",
         "power_off",
