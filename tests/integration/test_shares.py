@@ -492,7 +492,7 @@ async def test_shares_outlive_vfsd(vfsd: Vfsd, client: Client, folder: Path, how
         after = await client.objects()
         for objects in (before, after):
             for path in (busy, idle):
-                del objects[path][SHARE]["StateChangedUSec"]
+                del objects[path][SHARE]["StateChangedUSec"], objects[path][SHARE]["OpenFiles"]
         assert after == before
         assert process_exists(pid)
         client.signals.seen.clear()
