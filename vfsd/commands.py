@@ -73,8 +73,10 @@ def virtiofsd_arguments(virtiofsd: str, spec: ShareSpec, shared_dir: Path) -> li
     arguments += [f"--translate-gid={rule}" for rule in spec.translate_gid]
     arguments += [f"--uid-map={rule}" for rule in spec.uid_map]
     arguments += [f"--gid-map={rule}" for rule in spec.gid_map]
-    if not spec.allow_device_nodes:
-        arguments.append("--modcaps=-mknod")
+    # virtiofsd does not start without a capability that it wants to keep and was not given
+    allowed = {"mknod": spec.allow_device_nodes, "setfcap": spec.allow_setuid}
+    if unwanted := [f"-{name}" for name, wanted in allowed.items() if not wanted]:
+        arguments.append(f"--modcaps={':'.join(unwanted)}")
     if spec.xattr_map:
         arguments.append(f"--xattrmap={spec.xattr_map}")
     if spec.limit_nofile:

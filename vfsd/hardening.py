@@ -40,7 +40,6 @@ _ACT_AS_THE_GUESTS_USERS = (
     "CAP_FSETID",
     "CAP_SETGID",
     "CAP_SETUID",
-    "CAP_SETFCAP",
     "CAP_SETPCAP",  # virtiofsd trims its own bounding set
 )
 
@@ -110,7 +109,7 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
         ("ProtectKernelTunables", "b", True),
         ("ProtectProc", "s", "invisible"),
         ("RestrictAddressFamilies", "(bas)", [True, ["AF_UNIX"]]),
-        ("RestrictSUIDSGID", "b", not (spec.allow_setuid or spec.allow_device_nodes)),
+        ("RestrictSUIDSGID", "b", not spec.allow_setuid),
         *_namespaces(spec),
         (
             "CapabilityBoundingSet",
@@ -133,6 +132,8 @@ def _virtiofsds_capabilities(spec: ShareSpec) -> tuple[str, ...]:
         capabilities += ("CAP_DAC_READ_SEARCH",)  # open_by_handle_at()
     if spec.allow_device_nodes:
         capabilities += ("CAP_MKNOD",)
+    if spec.allow_setuid:
+        capabilities += ("CAP_SETFCAP",)  # a file's capabilities raise who runs it as setuid does
     return capabilities
 
 

@@ -76,7 +76,8 @@ def values(arguments: list[str], option: str) -> list[str]:
 
 DEFAULTS = [
     "/usr/libexec/virtiofsd", "--fd=3", "--shared-dir=/run/vfsd/mnt", "--sandbox=namespace", "--cache=auto",
-    "--inode-file-handles=never", "--thread-pool-size=0", "--log-level=info", "--modcaps=-mknod",
+    "--inode-file-handles=never", "--thread-pool-size=0", "--log-level=info",
+    "--modcaps=-mknod:-setfcap",
 ]  # fmt: skip
 
 
@@ -103,11 +104,12 @@ FLAGS: dict[str, tuple[tuple[str, Any], list[str], list[str]]] = {
     "XAttrMap": (("s", ":map::user.virtiofs.:"), ["--xattrmap=:map::user.virtiofs.:"], []),
     "KillPriv": (("b", True), ["--killpriv-v2"], []),
     "SecurityLabel": (("b", True), ["--security-label"], []),
-    "AllowDeviceNodes": (("b", True), [], ["--modcaps=-mknod"]),
+    "AllowDeviceNodes": (("b", True), ["--modcaps=-setfcap"], ["--modcaps=-mknod:-setfcap"]),
+    "AllowSetuid": (("b", True), ["--modcaps=-mknod"], ["--modcaps=-mknod:-setfcap"]),
     "LogLevel": (("s", "trace"), ["--log-level=trace"], ["--log-level=info"]),
     "LimitNOFILE": (("t", 4096), ["--rlimit-nofile=4096"], []),
 }
-ELSEWHERE = {"Tag", "MountPoint", "MountOptions", "AllowSetuid", "SocketGroup", *LIMITS}
+ELSEWHERE = {"Tag", "MountPoint", "MountOptions", "SocketGroup", *LIMITS}
 """The guest's and the unit's business."""
 
 

@@ -206,12 +206,22 @@ def test_the_system_sandbox_holds_only_what_is_needed(sandbox: Sandbox) -> None:
     assert plain["BindPaths"][0][:2] == ["/run/vfsd/source/src", "/run/vfsd/mnt"]
 
 
+def may(unit: units.Unit, capability: str) -> bool:
+    return bool(get(unit)["CapabilityBoundingSet"] >> hardening._CAPABILITIES[capability] & 1)
+
+
 def test_each_relaxation_is_asked_for() -> None:
     assert get(share_units()[1])["RestrictSUIDSGID"] is True
-    assert get(share_units(AllowSetuid=("b", True))[1])["RestrictSUIDSGID"] is False
-    nodes = get(share_units(AllowDeviceNodes=("b", True))[1])
-    assert nodes["PrivateDevices"] is False
-    assert nodes["CapabilityBoundingSet"] >> hardening._CAPABILITIES["CAP_MKNOD"] & 1
+    assert not may(share_units()[1], "CAP_SETFCAP")
+    setuid = share_units(AllowSetuid=("b", True))[1]
+    assert get(setuid)["RestrictSUIDSGID"] is False
+    assert may(setuid, "CAP_SETFCAP")
+    assert not may(setuid, "CAP_MKNOD")
+    nodes = share_units(AllowDeviceNodes=("b", True))[1]
+    assert get(nodes)["PrivateDevices"] is False
+    assert get(nodes)["RestrictSUIDSGID"] is True
+    assert may(nodes, "CAP_MKNOD")
+    assert not may(nodes, "CAP_SETFCAP")
     read_only = get(share_units(ReadOnly=("b", True))[1])
     assert "BindPaths" not in read_only
     assert read_only["BindReadOnlyPaths"][-1][1] == "/run/vfsd/mnt"
@@ -267,3 +277,8 @@ def test_a_users_virtiofsd_may_map_ids() -> None:
     plain = get(share_units(scope=Scope.USER)[1])
     assert (plain["PrivateUsers"], plain["CapabilityBoundingSet"]) == (True, 0)
     assert plain["BindPaths"][0][:2] == ["/run/vfsd/source/src", "/run/vfsd/mnt"]
+
+
+def test_a_users_guest_makes_no_setuid_files_unless_it_may() -> None:
+    assert get(share_units(scope=Scope.USER)[1])["RestrictSUIDSGID"] is True
+    assert get(share_units(scope=Scope.USER, AllowSetuid=("b", True))[1])["RestrictSUIDSGID"] is False
