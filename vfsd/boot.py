@@ -34,7 +34,7 @@ from vfsd.names import FIRST
 from vfsd.opened import Opened, Openings
 from vfsd.paths import MachinePaths
 from vfsd.share import Share
-from vfsd.units import FIRST_OPENED_FD, SOCKETS, Place, Unit
+from vfsd.units import FIRST_OPENED_FD, SOCKETS, Place, Property, Unit
 from vfsd.vsock import DEVICE, Address
 
 if TYPE_CHECKING:
@@ -125,10 +125,6 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         vsock=vsock_device,
         mac=mac.address(mac.host_id(), os.getuid(), spec.name),
     )
-    kvm_group = await context.host.kvm_group() if accelerator == "kvm" else 0
-    sandbox = hardening.qemu(
-        spec, context.scope, paths, accelerator, opens=openings.opens, kvm_group=kvm_group
-    )
     stop = units.stop_command(sys.executable, Path(power_off.__file__), paths, spec.shutdown_timeout_usec)
     unit, aux = units.machine_units(
         spec,
@@ -137,7 +133,7 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         [plug.share for plug in layout.plugs],
         context.scope,
         context.paths,
-        sandbox,
+        await _sandbox(context, machine, paths, accelerator, openings),
         open_files=openings.entries,
         suffix=suffix,
         reboot_command=await _prepare_leader(context, spec.name, paths),
@@ -150,6 +146,15 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         console=qemu.chardev_hub,
         layout=layout,
         vsock=vsock,
+    )
+
+
+async def _sandbox(
+    context: Context, machine: Lifecycle, paths: MachinePaths, accelerator: str, openings: Openings
+) -> list[Property]:
+    group = await context.host.kvm_group() if accelerator == "kvm" else 0
+    return hardening.qemu(
+        machine.spec, context.scope, paths, accelerator, opens=openings.opens, kvm_group=group
     )
 
 

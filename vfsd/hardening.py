@@ -55,13 +55,8 @@ _NEEDS_NO_NAMESPACE: list[Property] = [
     ("SystemCallArchitectures", "as", ["native"]),
 ]
 
-_NEEDS_ROOT: list[Property] = [
-    (
-        "ProtectKernelLogs",
-        "b",
-        True,
-    ),  # in a container a user's namespace can't hide /proc/kmsg, which is hidden already
-]
+_NEEDS_ROOT: list[Property] = [("ProtectKernelLogs", "b", True)]
+"""In a container a user's namespace can't hide /proc/kmsg, which is hidden already."""
 
 
 def _mask(capabilities: tuple[str, ...]) -> int:
@@ -81,6 +76,7 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
     if not hides_all_else(spec, scope):
         return []
     # the guest sees file systems mounted below the source, so the bind is recursive
+    capabilities = _virtiofsds_capabilities(spec) if scope is Scope.SYSTEM else ()
     shared = [[str(paths.source_link(spec.name)), str(paths.mount), False, _MS_REC]]
     read_only = [[path, path, True, _MS_REC] for path in _PROGRAMS]
     return [
@@ -92,11 +88,8 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
         ("PrivateTmp", "b", True),
         ("PrivateDevices", "b", not spec.allow_device_nodes),  # it takes CAP_MKNOD away
         ("ProtectSystem", "s", "strict"),
-        (
-            "ProtectHome",
-            "s",
-            "tmpfs",
-        ),  # a user's mount point is below /run/user, which it would hide for good
+        # "yes" would hide /run/user for good, below which a user's mount point is
+        ("ProtectHome", "s", "tmpfs"),
         # nothing of the host's files but itself and what is shared
         ("TemporaryFileSystem", "a(ss)", [["/", "ro"]]),
         ("MemoryPressureWatch", "s", "off"),  # its file would have to be there
@@ -111,11 +104,7 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
         ("RestrictAddressFamilies", "(bas)", [True, ["AF_UNIX"]]),
         ("RestrictSUIDSGID", "b", not spec.allow_setuid),
         *_namespaces(spec),
-        (
-            "CapabilityBoundingSet",
-            "t",
-            _mask(_virtiofsds_capabilities(spec) if scope is Scope.SYSTEM else ()),
-        ),
+        ("CapabilityBoundingSet", "t", _mask(capabilities)),
         ("SystemCallFilter", "(bas)", [True, _system_calls(spec)]),
         ("SystemCallErrorNumber", "i", 1),
     ]
