@@ -86,6 +86,7 @@ each-file:
 	put_as 644 $(SHARE)/dbus-1/services/org.vfsd1.service dbus/org.vfsd1.session.service; \
 	put_as 644 $(SHARE)/dbus-1/system.d/org.vfsd1.conf dbus/org.vfsd1.conf; \
 	put 644 $(SHARE)/polkit-1/actions dbus/*.policy dbus/*.policy.in; \
+	put 644 $(SHARE)/doc/vfsd/examples packaging/polkit/*.example; \
 	put 644 $(SYSTEMD)/system units/system/*; \
 	put 644 $(SYSTEMD)/user units/user/*; \
 	put_as 644 $(SYSTEMD)/catalog/vfsd.catalog units/vfsd.catalog; \

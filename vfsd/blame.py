@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from vfsd import names, outcome
@@ -20,6 +21,8 @@ _JOURNAL_DELAY = 0.05
 _VIRTIOFSD = "virtiofsd"
 _MOVE_FAILED, _DELETED = "Migration failed", "Inode deleted"
 """What virtiofsd says when it can't take files over, and when the guest has one open that has no name any more."""
+_PATH = re.compile(r"/[^\s,=:'\"]*[^\s,=:'\"/]")
+"""A path among QEMU's arguments."""
 _FILES = ("kernel", "initrd", "image")
 """What a machine names by paths on the host."""
 
@@ -116,6 +119,8 @@ def without_paths(spec: MachineSpec, text: str) -> str:
             text = text.replace(f'"{path}", the {what}', f"the {what}").replace(path, f"the {what}")
     for name, path in spec.credential_files:
         text = text.replace(f'"{path}", the file', "the file").replace(path, f"the file of {name}")
+    for path in _PATH.findall("\n".join(spec.extra_arguments)):
+        text = text.replace(path, "a file")
     return text
 
 

@@ -31,6 +31,12 @@ class AccessDenied(VfsdError):
     dbus_name = _STANDARD + "AccessDenied"
 
 
+class InteractiveAuthorizationRequired(VfsdError):
+    """The caller may do this once somebody has authenticated, which the call does not allow for."""
+
+    dbus_name = _STANDARD + "InteractiveAuthorizationRequired"
+
+
 class NotSupported(VfsdError):
     """vfsd, or the QEMU or virtiofsd that it found, cannot do this."""
 

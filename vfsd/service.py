@@ -20,9 +20,12 @@ from systemd import daemon
 import vfsd
 from vfsd import host_proc, names, open_files
 from vfsd.bus import interface
+from vfsd.bus.callers import Caller
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.dispatcher import Dispatcher
+from vfsd.bus.guard import Guard
 from vfsd.bus.objects import BusView, ManagerObject
+from vfsd.bus.tree import Tree
 from vfsd.context import Context, Thing
 from vfsd.errors import VfsdError
 from vfsd.host import Host
@@ -175,21 +178,21 @@ class Service:
         await self._registry.adopt()
         notifications.begin()
         interfaces = interface.load(find_interfaces())
-        manager = ManagerObject(
-            interfaces[names.MANAGER_INTERFACE], self._context, self._registry, self._connection
-        )
-        dispatcher = Dispatcher(self._connection, manager, self._refused)
+        manager = ManagerObject(interfaces[names.MANAGER_INTERFACE], self._context, self._registry)
+        guard = Guard(self._scope, self._connection)
+        tree = Tree(self._connection, manager, discreet=guard.discreet)
+        dispatcher = Dispatcher(self._connection, guard, tree, self._refused)
         shutdown = HostShutdown(self._context, self._registry.machines.values, self._login1)
         watch = open_files.Watch(self._context, self._registry.shares.values)
         self._context.listeners = [
             StateJournal(self._journal),
-            BusView(interfaces, dispatcher, self._registry),
+            BusView(interfaces, self._scope, tree, self._registry),
             watch,
             shutdown,
         ]
         watch.begin()
         shutdown.begin()
-        self._context.host.on_versions = lambda: dispatcher.changed(names.ROOT_PATH)
+        self._context.host.on_versions = lambda: tree.changed(names.ROOT_PATH)
         [reply] = await self._connection.call_bus("RequestName", "su", names.BUS_NAME, _DO_NOT_QUEUE)
         if reply != _PRIMARY_OWNER:
             return None
@@ -240,7 +243,7 @@ class Service:
         shares, machines = len(self._registry.shares), len(self._registry.machines)
         daemon.notify(f"STATUS=Serving the {self._scope} bus: {machines} machines, {shares} shares")
 
-    def _refused(self, path: str, member: str, text: str) -> None:
+    def _refused(self, path: str, member: str, text: str, caller: Caller | None) -> None:
         # journald drops what comes too fast, state changes with it (RateLimitBurst= is 10,000 in 30 s)
         text = self._refusals.pace(text)
         if not text:
@@ -251,7 +254,14 @@ class Service:
         who = {kind: name} if unit_of and name else {}
         unit = unit_of(name) if unit_of and name else ""
         self._journal.write(
-            MessageId.REFUSED, INFO, f"{member} refused: {text}", unit=unit, reason=text, **who
+            MessageId.REFUSED,
+            INFO,
+            f"{member} refused: {text}",
+            unit=unit,
+            reason=text,
+            caller_uid=caller.uid if caller else "",
+            caller_pid=caller.pid if caller else "",
+            **who,
         )
 
 

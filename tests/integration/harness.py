@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dbus_next import BusType, Message, MessageType, Variant
+from dbus_next import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_next.aio import MessageBus
 
 TESTER = "tester"
@@ -192,6 +192,11 @@ class Signals:
         told = (m for m in self.seen if m.member == "PropertiesChanged" and m.path == path)
         return [m.body[1][name].value for m in told if name in m.body[1]]
 
+    def invalidations(self, path: str) -> list[str]:
+        """Properties of one object of which PropertiesChanged told that, but not how, they changed."""
+        told = (m for m in self.seen if m.member == "PropertiesChanged" and m.path == path)
+        return [name for message in told for name in message.body[2]]
+
     def members(self) -> list[str]:
         return [message.member for message in self.seen]
 
@@ -205,11 +210,17 @@ class Client:
         bus.add_message_handler(self._on_message)
 
     @classmethod
-    async def connect(cls, vfsd: Vfsd, *, listen: bool = True, descriptors: bool = False) -> Client:
-        """:param descriptors: whether results may be file descriptors."""
+    async def connect(
+        cls, vfsd: Vfsd, *, listen: bool = True, descriptors: bool = False, uid: int | None = None
+    ) -> Client:
+        """:param descriptors: whether results may be file descriptors.
+
+        :param uid: who connects; default: the scope's user.
+        """
         kind = BusType.SYSTEM if vfsd.scope == "system" else BusType.SESSION
+        uid = vfsd.owner_uid if uid is None else uid
         # a user's bus lets in nobody else, root neither; the bus sees who connects, once
-        os.setresuid(vfsd.owner_uid, vfsd.owner_uid, 0)
+        os.setresuid(uid, uid, 0)
         try:
             bus = MessageBus(bus_address=vfsd.bus_address(), bus_type=kind, negotiate_unix_fd=descriptors)
             client = cls(await bus.connect())
@@ -233,7 +244,14 @@ class Client:
         return False
 
     async def raw(
-        self, destination: str, path: str, interface: str | None, member: str, signature: str, body: list[Any]
+        self,
+        destination: str,
+        path: str,
+        interface: str | None,
+        member: str,
+        signature: str,
+        body: list[Any],
+        flags: MessageFlag = MessageFlag.NONE,
     ) -> list[Any]:
         """:raise BusError: the reply is an error."""
         reply = await self.bus.call(
@@ -244,6 +262,7 @@ class Client:
                 member=member,
                 signature=signature,
                 body=body,
+                flags=flags,
             )
         )
         assert reply is not None

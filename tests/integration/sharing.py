@@ -23,6 +23,11 @@ def connected(path: str | Path) -> Iterator[socket.socket]:
         yield client
 
 
+def told_of(vfsd: Vfsd, source: Path) -> str:
+    """How a Reason names the source of a share: on the system bus everybody reads it."""
+    return f'"{source}"' if vfsd.scope == "user" else "the source of share"
+
+
 def closed(connection: socket.socket) -> bool:
     """Wait for the other side's end of a connection."""
     try:

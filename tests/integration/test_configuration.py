@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.conftest import only_system
 from tests.integration.harness import MACHINE, ROOT, SHARE, Client, CommandFailed, Vfsd, until, wait_for
-from tests.integration.sharing import connected, wait_active, wait_state
+from tests.integration.sharing import connected, told_of, wait_active, wait_state
 from vfsd.journal import MessageId
 
 SRC = f"{ROOT}/share/src"
@@ -315,6 +315,6 @@ def test_a_share_without_its_source_waits_for_it(vfsd: Vfsd, folders: Folders, f
     folders.write("shares/src.toml", f'source = "{folder}/later"\n')
     vfsd.manager("Reload")
     assert shares(vfsd) == {"src": "unavailable"}
-    assert f"{folder}/later" in vfsd.get(SRC, SHARE, "Reason")
+    assert told_of(vfsd, folder / "later") in vfsd.get(SRC, SHARE, "Reason")
     (folder / "later").mkdir()
     wait_for(lambda: shares(vfsd) == {"src": "listening"}, "it listens by itself")

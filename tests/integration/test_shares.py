@@ -39,6 +39,7 @@ from tests.integration.sharing import (
     message_of,
     quiet,
     serves,
+    told_of,
     wait_active,
     wait_state,
 )
@@ -521,7 +522,7 @@ async def test_a_source_that_went_away(vfsd: Vfsd, client: Client, folder: Path)
         await client.call(path, SHARE, "Start")
     assert caught.value.name == "SourceNotFound"
     assert await client.get(path, SHARE, "State") == "unavailable"
-    assert str(source) in await client.get(path, SHARE, "Reason")
+    assert told_of(vfsd, source) in await client.get(path, SHARE, "Reason")
     vfsd.restart()
     wait_state(vfsd, path, "unavailable")
     source.mkdir()

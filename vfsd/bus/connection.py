@@ -12,6 +12,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from dbus_next import BusType, Message, MessageFlag, MessageType
@@ -27,7 +28,7 @@ from vfsd.names import Scope
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 64
-"""Calls in flight. dbus-daemon allows 128 pending replies for each connection on the system bus."""
+"""Calls in flight, besides those to polkit. dbus-daemon allows 128 pending replies for each connection."""
 CALL_TIMEOUT = 25.0
 """Seconds, the usual time limit of D-Bus clients."""
 _CHUNK = 256 << 10
@@ -128,14 +129,17 @@ class Connection(MessageBus):
         member: str,
         signature: str = "",
         body: Sequence[Any] | bytes = (),
-        timeout: float = CALL_TIMEOUT,
+        timeout: float | None = CALL_TIMEOUT,
+        slots: AbstractAsyncContextManager[None] | None = None,
     ) -> list[Any]:
         """Call a method and return the body of its reply.
 
         :param body: arguments, or all of them marshalled already.
-        :raise CallError: the reply is an error, or none came within `timeout` seconds.
+        :param timeout: seconds, or None for a caller who has a time limit of its own.
+        :param slots: what bounds calls that may take long, so that they keep no others waiting.
+        :raise CallError: the reply is an error, or none came in time.
         """
-        reply = await self._request(destination, path, interface, member, signature, body, timeout)
+        reply = await self._request(destination, path, interface, member, signature, body, timeout, slots)
         result: list[Any] = reply.body
         return result
 
@@ -163,10 +167,11 @@ class Connection(MessageBus):
         member: str,
         signature: str,
         body: Sequence[Any] | bytes,
-        timeout: float,
+        timeout: float | None,
+        slots: AbstractAsyncContextManager[None] | None = None,
     ) -> Message:
         """:raise CallError: see call()."""
-        async with self._slots:
+        async with slots or self._slots:
             raw = body if isinstance(body, bytes) else wire.marshal(signature, list(body))
             message = wire.RawMessage(
                 raw,
@@ -197,6 +202,21 @@ class Connection(MessageBus):
         if not message.serial:
             message.serial = self.next_serial()
         self._writer.schedule_write(message)
+
+    def tell(
+        self, destination: str, path: str, interface: str, member: str, signature: str, *body: Any
+    ) -> None:
+        """Call a method without waiting for an answer. Nothing is started to take the call."""
+        message = wire.RawMessage(
+            wire.marshal(signature, list(body)),
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            flags=MessageFlag.NO_REPLY_EXPECTED | MessageFlag.NO_AUTOSTART,
+        )
+        self.send_now(message)
 
     async def call_bus(self, member: str, signature: str, *body: Any) -> list[Any]:
         """Call the message bus itself."""

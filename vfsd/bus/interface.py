@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
 _EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+_DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
 
 STANDARD_XML = """<node>
   <interface name="org.freedesktop.DBus.Introspectable">
@@ -70,7 +77,7 @@ class Property:
     signature: str
     writable: bool
     emits: bool
-    """Whether PropertiesChanged carries the new value; constants never change."""
+    """Whether PropertiesChanged tells of changes; constants never change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,13 @@ def load(folder: Path) -> dict[str, Interface]:
     return found
 
 
+def document(interfaces: Iterable[Interface], children: Iterable[str]) -> str:
+    """What introspection answers for a path with such interfaces and children."""
+    shown = [interface.xml for interface in interfaces]
+    below = [f'<node name="{child}"/>' for child in children]
+    return "\n".join([f"{_DOCTYPE}<node>", *shown, *below, "</node>"])
+
+
 def _interface(node: ET.Element) -> Interface:
     methods, properties, signals = {}, {}, {}
     for child in node:
@@ -112,7 +126,7 @@ def _interface(node: ET.Element) -> Interface:
                 name,
                 child.get("type", ""),
                 writable="write" in child.get("access", ""),
-                emits=annotations.get(_EMITS, "true") == "true",
+                emits=annotations.get(_EMITS, "true") in ("true", "invalidates"),
             )
     ET.indent(node, level=1)
     return Interface(

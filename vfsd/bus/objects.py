@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,20 +10,20 @@ from dbus_next import Variant
 
 import vfsd
 from vfsd import names, open_files
-from vfsd.bus.connection import CallError, Connection
-from vfsd.bus.dispatcher import Dispatcher
+from vfsd.bus.authorisation import About, plain_source
+from vfsd.bus.callers import Caller
 from vfsd.bus.interface import Interface
+from vfsd.bus.tree import Tree
 from vfsd.bus.wire import PropertyValue
 from vfsd.context import Context, Thing
-from vfsd.errors import AccessDenied, NotSupported
+from vfsd.errors import NotSupported
 from vfsd.machine import Machine
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.open_files import Use
 from vfsd.registry import Registry
 from vfsd.share import Share
 
-_USERS_MAX = 1024
-"""Callers whose users are remembered."""
+_OF_PROPERTIES = ("Get", "Set")
 
 Handler = Callable[..., Awaitable[list[Any] | None]]
 
@@ -46,11 +45,29 @@ def path_of(thing: Thing) -> str:
     return names.share_path(thing.name) if isinstance(thing, Share) else names.machine_path(thing.name)
 
 
+def _only_source(shares: Variant | None) -> str:
+    """The source of a machine's own share, if it is to have one; rules can't decide on several."""
+    match shares:
+        case Variant(signature="a(ssa{sv})", value=[[source, _, _]]):
+            return plain_source(source)
+    return ""
+
+
+def _public(scope: names.Scope, thing: Thing, text: str) -> str:
+    """A text as everybody may read it: on the system bus, where others listen, without the sources of shares."""
+    if scope is names.Scope.SYSTEM and text:
+        for share in [thing] if isinstance(thing, Share) else thing.shares:
+            quoted = f'"{share.spec.source}"'
+            text = text.replace(f"{quoted}, the source", "the source").replace(quoted, "the source")
+    return text
+
+
 class ShareObject:
     """A share on the bus."""
 
-    def __init__(self, interface: Interface, registry: Registry, share: Share) -> None:
+    def __init__(self, interface: Interface, scope: names.Scope, registry: Registry, share: Share) -> None:
         self.interface = interface
+        self._scope = scope
         self.path = names.share_path(share.name)
         self._share = share
         self._methods: dict[str, Handler] = {
@@ -66,7 +83,7 @@ class ShareObject:
         return {
             "Name": ("s", share.name),
             "State": ("s", share.state.value),
-            "Reason": ("s", share.reason),
+            "Reason": ("s", _public(self._scope, share, share.reason)),
             "Source": ("s", share.spec.source),
             "SocketPath": ("s", str(share.socket_path)),
             "SocketUnit": ("s", share.socket_unit),
@@ -89,7 +106,12 @@ class ShareObject:
         found = open_files.count(share.main_pid) if share.main_pid else 0
         return {"OpenFiles": ("u", share.open_files if found is None else found)}
 
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
+    def about(self, member: str, arguments: list[Any]) -> About:
+        share = self._share
+        changed = arguments[0] if member in _OF_PROPERTIES and arguments else ""
+        return About("share", share.name, member, plain_source(share.spec.source), property=changed)
+
+    async def call(self, member: str, arguments: list[Any], caller: Caller, *, sees_all: bool) -> list[Any]:  # noqa: ARG002
         return await self._methods[member](*arguments) or []
 
     async def set(self, name: str, value: PropertyValue) -> None:
@@ -99,10 +121,14 @@ class ShareObject:
 class MachineObject:
     """A machine on the bus."""
 
-    def __init__(self, interface: Interface, registry: Registry, machine: Machine) -> None:
+    def __init__(
+        self, interface: Interface, scope: names.Scope, registry: Registry, machine: Machine
+    ) -> None:
         self.interface = interface
+        self._scope = scope
         self.path = names.machine_path(machine.name)
         self._machine = machine
+        self._registry = registry
         self._methods: dict[str, Handler] = {
             "Start": machine.start,
             "Shutdown": machine.shutdown,
@@ -126,7 +152,7 @@ class MachineObject:
         return {
             "Name": ("s", machine.name),
             "State": ("s", machine.state.value),
-            "Reason": ("s", machine.reason),
+            "Reason": ("s", _public(self._scope, machine, machine.reason)),
             "Unit": ("s", machine.unit),
             "Slice": ("s", machine.slice),
             "Owner": ("u", machine.owner),
@@ -153,7 +179,15 @@ class MachineObject:
     def looked_up(self) -> dict[str, PropertyValue]:
         return {}
 
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:  # noqa: ARG002
+    def about(self, member: str, arguments: list[Any]) -> About:
+        name = self._machine.name
+        if member in ("AttachShare", "DetachShare"):
+            share = self._registry.share(arguments[0])
+            return About("machine", name, member, plain_source(share.spec.source), share.name)
+        changed = arguments[0] if member in _OF_PROPERTIES and arguments else ""
+        return About("machine", name, member, property=changed)
+
+    async def call(self, member: str, arguments: list[Any], caller: Caller, *, sees_all: bool) -> list[Any]:  # noqa: ARG002
         return await self._methods[member](*arguments) or []
 
     async def set(self, name: str, value: PropertyValue) -> None:
@@ -168,15 +202,11 @@ class ManagerObject:
 
     path = names.ROOT_PATH
 
-    def __init__(
-        self, interface: Interface, context: Context, registry: Registry, connection: Connection
-    ) -> None:
+    def __init__(self, interface: Interface, context: Context, registry: Registry) -> None:
         self.interface = interface
         self._context = context
         self._registry = registry
-        self._connection = connection
         self._checking = asyncio.Lock()
-        self._users: dict[str, int] = {}
         self._methods: dict[str, Handler] = {
             "CreateShare": self._create_share,
             "CreateMachine": self._create_machine,
@@ -205,28 +235,34 @@ class ManagerObject:
     def looked_up(self) -> dict[str, PropertyValue]:
         return {}
 
-    async def call(self, member: str, arguments: list[Any], sender: str) -> list[Any]:
-        if member in ("CreateShare", "CreateMachine"):
-            arguments = [*arguments, await self._owner(sender)]
+    def about(self, member: str, arguments: list[Any]) -> About:
+        match member:
+            case "CreateShare":
+                name, source, _ = arguments
+                known = name if names.is_share_name(name) else ""
+                return About("share", known, member, plain_source(source))
+            case "CreateMachine":
+                name, options = arguments
+                known = name if names.is_machine_name(name) else ""
+                return About("machine", known, member, _only_source(options.get("Shares")))
+            case "RemoveShare":
+                share = self._registry.share(arguments[0])
+                return About("share", share.name, "Remove", plain_source(share.spec.source))
+            case "StartMachine" | "ShutdownMachine" | "KillMachine" | "RemoveMachine":
+                machine = self._registry.machine(arguments[0])
+                return About("machine", machine.name, member.removesuffix("Machine"))
+        return About(verb=member)
+
+    async def call(self, member: str, arguments: list[Any], caller: Caller, *, sees_all: bool) -> list[Any]:
+        match member:
+            case "CreateShare" | "CreateMachine":
+                arguments = [*arguments, caller.uid]
+            case "ListShares":
+                arguments = [caller.uid, sees_all]
         return await self._methods[member](*arguments) or []
 
     async def set(self, name: str, value: PropertyValue) -> None:  # noqa: ARG002
         raise NotSupported(f"{name} can't be set")
-
-    async def _owner(self, sender: str) -> int:
-        if self._context.scope is names.Scope.USER:
-            return os.getuid()
-        # a connection's name is never given to another one
-        if sender not in self._users:
-            if len(self._users) >= _USERS_MAX:
-                self._users.clear()
-            try:
-                [self._users[sender]] = await self._connection.call_bus("GetConnectionUnixUser", "s", sender)
-            except CallError:
-                raise AccessDenied(
-                    "the caller is gone, and nobody can tell whose the object would be"
-                ) from None
-        return self._users[sender]
 
     async def _create_share(
         self, name: str, source: str, options: dict[str, Variant], owner: int
@@ -244,9 +280,12 @@ class ManagerObject:
     async def _get_machine(self, name: str) -> list[Any]:
         return [path_of(self._registry.machine(name))]
 
-    async def _list_shares(self) -> list[Any]:
-        shares = sorted(self._registry.shares.items())
-        return [[[name, share.state.value, share.spec.source, path_of(share)] for name, share in shares]]
+    async def _list_shares(self, uid: int, sees_all: bool) -> list[Any]:
+        rows = []
+        for name, share in sorted(self._registry.shares.items()):
+            source = share.spec.source if sees_all or share.owner == uid else ""
+            rows.append([name, share.state.value, source, path_of(share)])
+        return [rows]
 
     async def _list_machines(self) -> list[Any]:
         machines = sorted(self._registry.machines.items())
@@ -282,34 +321,41 @@ class BusView:
     """Shows a registry on the bus; a listener of the context."""
 
     def __init__(
-        self, interfaces: Mapping[str, Interface], dispatcher: Dispatcher, registry: Registry
+        self,
+        interfaces: Mapping[str, Interface],
+        scope: names.Scope,
+        tree: Tree,
+        registry: Registry,
     ) -> None:
+        self._scope = scope
         self._interfaces = interfaces
-        self._dispatcher = dispatcher
+        self._tree = tree
         self._registry = registry
-        dispatcher.add_folder(names.SHARE_ROOT)
-        dispatcher.add_folder(names.MACHINE_ROOT)
+        tree.add_folder(names.SHARE_ROOT)
+        tree.add_folder(names.MACHINE_ROOT)
         for share in registry.shares.values():
-            dispatcher.add(self._object(share), announce=False)
+            tree.add(self._object(share), announce=False)
         for machine in registry.machines.values():
-            dispatcher.add(self._object(machine), announce=False)
+            tree.add(self._object(machine), announce=False)
 
     def added(self, thing: Thing) -> None:
-        self._dispatcher.add(self._object(thing))
+        self._tree.add(self._object(thing))
 
     def removed(self, thing: Thing) -> None:
-        self._dispatcher.remove(path_of(thing))
+        self._tree.remove(path_of(thing))
 
     def changed(self, thing: Thing) -> None:
-        self._dispatcher.changed(path_of(thing))
+        self._tree.changed(path_of(thing))
 
     def state_changed(self, thing: Thing, old: str, new: str, reason: str) -> None:
-        self._dispatcher.signal(path_of(thing), "StateChanged", str(old), str(new), reason)
+        self._tree.signal(
+            path_of(thing), "StateChanged", str(old), str(new), _public(self._scope, thing, reason)
+        )
 
     def files_running_out(self, share: Share, use: Use) -> None:
-        self._dispatcher.signal(path_of(share), "FilesRunningOut", use.open, use.limit)
+        self._tree.signal(path_of(share), "FilesRunningOut", use.open, use.limit)
 
     def _object(self, thing: Thing) -> ShareObject | MachineObject:
         if isinstance(thing, Share):
-            return ShareObject(self._interfaces[names.SHARE_INTERFACE], self._registry, thing)
-        return MachineObject(self._interfaces[names.MACHINE_INTERFACE], self._registry, thing)
+            return ShareObject(self._interfaces[names.SHARE_INTERFACE], self._scope, self._registry, thing)
+        return MachineObject(self._interfaces[names.MACHINE_INTERFACE], self._scope, self._registry, thing)

@@ -146,13 +146,16 @@ def array_body(entries: Iterable[bytes]) -> bytes:
     return bytes(buffer)
 
 
-def changed_body(interface: str, properties: Iterable[bytes]) -> bytes:
-    """The body of PropertiesChanged, `sa{sv}as`, nothing only invalidated."""
+def changed_body(interface: str, properties: Iterable[bytes], invalidated: Iterable[str] = ()) -> bytes:
+    """The body of PropertiesChanged, `sa{sv}as`: entries with their values, and names without."""
     buffer = bytearray()
     _string(buffer, interface)
     _array(buffer, properties)
+    names = bytearray()
+    for name in invalidated:
+        _string(names, name)
     _pad(buffer, 4)
-    buffer += b"\0\0\0\0"
+    buffer += struct.pack("<I", len(names)) + names
     return bytes(buffer)
 
 
