@@ -269,9 +269,11 @@ def test_errors_in_words(vfsd: Vfsd, folder: Path) -> None:
         assert done.out == ""
 
 
-def test_a_user_may_not_call_the_systems_vfsd() -> None:
-    done = vfsctl(Vfsd("user"), "--system", "status")
-    assert done.code == 5
+def test_a_user_may_look_at_the_systems_vfsd_and_no_more() -> None:
+    assert vfsctl(Vfsd("user"), "--system", "status").code == 0
+    done = vfsctl(Vfsd("user"), "--system", "reload")
+    assert done.code == 1
+    assert "org.vfsd1.configure" in done.err
     assert "sudo vfsctl" in done.err
 
 

@@ -542,6 +542,12 @@ def test_access_denied_by_the_bus_and_by_vfsd() -> None:
     assert "--user" in by_the_bus.hint
     by_vfsd = explain(CallFailed(name, "share x belongs to root"), Scope.SYSTEM)
     assert by_vfsd[::2] == ("share x belongs to root", Exit.FAILED)
+    assert "vfsd(8)" in by_vfsd.hint
+    required = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+    unasked = explain(CallFailed(required, "Reload needs authentication"), Scope.SYSTEM)
+    assert unasked[::2] == ("Reload needs authentication", Exit.FAILED)
+    assert "--no-ask-password" in unasked.hint
+    assert "sudo vfsctl --system" in unasked.hint
 
 
 def test_a_missing_bus() -> None:

@@ -64,4 +64,4 @@ def add_views(
     @global_options
     @pass_session
     def show(session: Session, name: str) -> None:
-        print_properties(session, session.run(lambda client: kind.show(client, name)))
+        print_properties(session, session.run(lambda client: kind.show_all(client, name)))

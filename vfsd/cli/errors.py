@@ -13,6 +13,8 @@ DISCONNECTED = _STANDARD + "Disconnected"
 UNKNOWN_OBJECT = _STANDARD + "UnknownObject"
 NO_SUCH_SHARE = ERROR_PREFIX + "NoSuchShare"
 NO_SUCH_MACHINE = ERROR_PREFIX + "NoSuchMachine"
+ACCESS_DENIED = _STANDARD + "AccessDenied"
+INTERACTIVE_AUTHORIZATION_REQUIRED = _STANDARD + "InteractiveAuthorizationRequired"
 WRONG_STATE = ERROR_PREFIX + "WrongState"
 
 
@@ -90,6 +92,10 @@ _HINTS = {
     _STANDARD + "LimitsExceeded": "too much is under way; end some of it, or try again in a moment.",
 }
 
+_AUTHENTICATE = (
+    'call it from a terminal or a desktop session, where you can be asked, without --no-ask-password; or use "sudo '
+    'vfsctl --system …", or your own vfsd with --user.'
+)
 _JOURNAL_TELLS_MORE = {
     ERROR_PREFIX + "UnitFailed",
     ERROR_PREFIX + "MonitorFailed",
@@ -116,7 +122,9 @@ def explain(error: CallFailed, scope: Scope) -> Explanation:
     if name in _NOT_INSTALLED:
         sentence = f"vfsd is not installed for the {_bus(scope)}"
         return Explanation(sentence, _other_bus(scope), Exit.UNREACHABLE)
-    if name in (_STANDARD + "AccessDenied", _STANDARD + "InteractiveAuthorizationRequired"):
+    if name == INTERACTIVE_AUTHORIZATION_REQUIRED:
+        return Explanation(message, _AUTHENTICATE, Exit.FAILED)
+    if name == ACCESS_DENIED:
         return _denied(message, scope)
     if name in (NO_REPLY, _STANDARD + "Timeout", _STANDARD + "TimedOut", DISCONNECTED):
         return Explanation(f"vfsd did not answer on the {_bus(scope)}", journal, Exit.UNREACHABLE)
@@ -138,7 +146,10 @@ def explain_unreachable(error: Unreachable, scope: Scope) -> Explanation:
 
 def _denied(message: str, scope: Scope) -> Explanation:
     if scope is Scope.SYSTEM:
-        hint = 'the system\'s vfsd obeys root: use "sudo vfsctl --system …", or your own vfsd with --user.'
+        hint = (
+            'use "sudo vfsctl --system …", or your own vfsd with --user; vfsd(8) tells how an administrator can allow '
+            "it by a rule of polkit."
+        )
     else:
         hint = "this bus belongs to another user; call vfsctl as that user."
     # dbus-daemon's own sentence is a dump of the rule that matched; a person wants the gist.

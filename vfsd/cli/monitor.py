@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfsd.cli.errors import DISCONNECTED, CallFailed, Exit
+from vfsd.cli.errors import ACCESS_DENIED, DISCONNECTED, INTERACTIVE_AUTHORIZATION_REQUIRED, CallFailed, Exit
 from vfsd.cli.objects import object_of, property_text
 from vfsd.cli.output import clean, print_json_line, state_colour
 from vfsd.cli.session import Session, global_options, pass_session
@@ -30,6 +30,7 @@ def monitor(session: Session, name: str | None) -> int:
     With NAME, only what happens to the machine or share of that name, and to that machine's own shares.
     vfsd may stop and start meanwhile; monitor does not start it.
     """
+    session.ask = False  # who only watches is not interrupted
     return session.run(lambda client: _watch(client, session, name))
 
 
@@ -43,7 +44,7 @@ async def _watch(client: Client, session: Session, name: str | None) -> int:
             state = "" if await client.is_running() else "; vfsd does not run yet"
             click.echo(f"Watching vfsd on the {session.scope.value} bus{state}. Ctrl-C ends.", err=True)
         ends = {group.create_task(asked_to_end.wait()), group.create_task(client.closed())}
-        printer = group.create_task(_print_all(queue, session, name))
+        printer = group.create_task(_print_all(client, queue, session, name))
         await asyncio.wait({*ends, printer}, return_when=asyncio.FIRST_COMPLETED)
         for task in (*ends, printer):
             task.cancel()
@@ -52,11 +53,33 @@ async def _watch(client: Client, session: Session, name: str | None) -> int:
     return Exit.DONE
 
 
-async def _print_all(queue: asyncio.Queue[Signal], session: Session, name: str | None) -> None:
+async def _print_all(
+    client: Client, queue: asyncio.Queue[Signal], session: Session, name: str | None
+) -> None:
+    told = True
     while True:
         signal = await queue.get()
         if name is None or concerns(signal, name):
+            told = told and await _complete(client, signal)
             _print(signal, session.json)
+
+
+async def _complete(client: Client, signal: Signal) -> bool:
+    """Ask for what a signal of the system's vfsd leaves out, since all hear it; whether vfsd tells."""
+    try:
+        if signal.member == "InterfacesAdded":
+            path, interfaces = signal.body
+            for interface in interfaces:
+                interfaces[interface] = await client.properties(path, interface)
+        elif signal.member == "PropertiesChanged":
+            interface, changed, invalidated = signal.body
+            for name in list(invalidated):
+                changed[name] = await client.get(signal.path, interface, name)
+                invalidated.remove(name)
+    except CallFailed as error:
+        # it may be gone already
+        return error.name not in (ACCESS_DENIED, INTERACTIVE_AUTHORIZATION_REQUIRED)
+    return True
 
 
 def _subject(signal: Signal) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from vfsd import names
+from vfsd.cli.errors import CallFailed
 from vfsd.cli.output import clean, print_json
 from vfsd.cli.progress import Spinner, spinning
 from vfsd.cli.session import Session
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from vfsd.cli.proxy import Client, Objects, Signal
 
 T = TypeVar("T")
+HIDDEN = "-"
+"""Shown for what the system's vfsd tells to root and to the owner only, and to whom polkit lets inspect."""
+_KEY = {names.SHARE_INTERFACE: "Source", names.MACHINE_INTERFACE: "Kernel"}
+"""A property of that sort."""
 _BESIDES = {"Degraded": "degraded", "NeedsRefresh": "outdated", "Suspended": "suspended"}
 """What a state says nothing of, by property."""
 
@@ -46,8 +51,17 @@ class Kind(NamedTuple):
         await client.call(path, self.interface, member, signature, *body)
 
     async def show(self, client: Client, name: str) -> dict[str, Any]:
-        """All properties of the object of that name."""
+        """The properties of the object of that name that may be seen."""
         return await client.properties(await self.path(client, name), self.interface)
+
+    async def show_all(self, client: Client, name: str) -> dict[str, Any]:
+        """The same, after somebody was asked to authenticate, if that is needed and possible."""
+        found = await self.show(client, name)
+        if client.asks and _KEY[self.interface] not in found:
+            with suppress(CallFailed):
+                await client.get(await self.path(client, name), self.interface, _KEY[self.interface])
+                found = await self.show(client, name)
+        return found
 
 
 SHARE = Kind("share", names.SHARE_INTERFACE, names.SHARE_ROOT, "GetShare")

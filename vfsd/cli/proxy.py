@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 CALL_TIMEOUT = 25.0
 """Seconds; what D-Bus clients use, and what the interface promises to stay below."""
+AUTHENTICATION_TIMEOUT = 300.0
+"""Seconds that vfsd lets a person have to authenticate."""
 
 _BUS = "org.freedesktop.DBus"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -47,9 +49,13 @@ class Signal(NamedTuple):
 class Client:
     """A connection to one bus, for calls to vfsd and signals from it."""
 
-    def __init__(self, bus: Any) -> None:
-        """:param bus: a connected MessageBus; only some of its methods have types."""
+    def __init__(self, bus: Any, *, asks: bool = False) -> None:
+        """:param bus: a connected MessageBus; only some of its methods have types.
+
+        :param asks: whether somebody may be asked to authenticate for a call.
+        """
         self._bus = bus
+        self.asks = asks
 
     def close(self) -> None:
         """End the connection."""
@@ -100,8 +106,9 @@ class Client:
             member=member,
             signature=signature,
             body=[_pack(value) for value in body],
-            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if sys.stdin.isatty() else MessageFlag.NONE,
+            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if self.asks else MessageFlag.NONE,
         )
+        within += AUTHENTICATION_TIMEOUT if self.asks else 0
         try:
             reply = await asyncio.wait_for(self._bus.call(message), within)
         except TimeoutError:
@@ -123,12 +130,17 @@ class Client:
         return await self.call(ROOT_PATH, MANAGER_INTERFACE, member, signature, *body, within=within)
 
     async def properties(self, path: str, interface: str) -> dict[str, Any]:
-        """All properties of an object. :raise CallFailed: see `call()`."""
+        """The properties of an object that may be seen. :raise CallFailed: see `call()`."""
         (found,) = await self.call(path, _PROPERTIES, "GetAll", "s", interface)
         return dict(found)
 
+    async def get(self, path: str, interface: str, name: str) -> Any:
+        """One property. :raise CallFailed: see `call()`."""
+        (value,) = await self.call(path, _PROPERTIES, "Get", "ss", interface, name)
+        return value
+
     async def objects(self) -> Objects:
-        """All shares and machines with their properties. :raise CallFailed: see `call()`."""
+        """All shares and machines, with the properties that may be seen. :raise CallFailed: see `call()`."""
         (found,) = await self.call(ROOT_PATH, _OBJECT_MANAGER, "GetManagedObjects")
         return dict(found)
 
@@ -174,15 +186,22 @@ class Client:
                     await self.call("/org/freedesktop/DBus", _BUS, "RemoveMatch", "s", rule, destination=_BUS)
 
 
-def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]], *, descriptors: bool = False) -> T:
+def run(
+    scope: Scope,
+    body: Callable[[Client], Coroutine[Any, Any, T]],
+    *,
+    descriptors: bool = False,
+    ask: bool = True,
+) -> T:
     """Run `body` with a connection to that bus, and close it.
 
     :param descriptors: whether answers may be file descriptors.
+    :param ask: whether somebody who is at a terminal may be asked to authenticate.
     :raise Unreachable: there is no bus.
     """
 
     async def connected() -> T:
-        client = await connect(scope, descriptors=descriptors)
+        client = await connect(scope, descriptors=descriptors, ask=ask)
         try:
             return await body(client)
         finally:
@@ -191,7 +210,7 @@ def run(scope: Scope, body: Callable[[Client], Coroutine[Any, Any, T]], *, descr
     return asyncio.run(connected())
 
 
-async def connect(scope: Scope, *, descriptors: bool = False) -> Client:
+async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) -> Client:
     """Connect to the bus. :raise Unreachable: there is none, or it refuses this user."""
     what = "your user bus" if scope is Scope.USER else "the system bus"
     try:
@@ -204,7 +223,9 @@ async def connect(scope: Scope, *, descriptors: bool = False) -> Client:
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Unreachable(f"there is no {what.split(' ', 1)[1]} to talk to: {reason}") from None
-    return Client(bus)
+    # root and the user on its own bus are never asked
+    asks = ask and scope is Scope.SYSTEM and os.geteuid() != 0 and sys.stdin.isatty()
+    return Client(bus, asks=asks)
 
 
 def _bus_address(scope: Scope) -> str:

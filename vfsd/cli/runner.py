@@ -118,6 +118,8 @@ class Runner:
             signal = await queue.get()
             if object_of(signal.path) == (MACHINE.noun, self._plan.name):
                 self._learn(signal)
+                if signal.member == "PropertiesChanged" and "ConsolePath" in signal.body[2]:
+                    await self._ask_for_console(signal.path)
             elif signal.member == "NameOwnerChanged" and signal.body[2]:
                 # What happened while vfsd was away was not told.
                 with suppress(CallFailed):
@@ -131,6 +133,13 @@ class Runner:
             _settle(self._ended, (signal.body[1], signal.body[2]))
         elif signal.member == "PropertiesChanged" and signal.body[1].get("ConsolePath"):
             _settle(self._console, signal.body[1]["ConsolePath"])
+
+    async def _ask_for_console(self, path: str) -> None:
+        """On the system bus signals don't say where it is."""
+        with suppress(CallFailed):
+            console_path = await self._client.get(path, MACHINE.interface, "ConsolePath")
+            if console_path:
+                _settle(self._console, console_path)
 
     async def _show(self) -> End:
         """The console until it ends."""

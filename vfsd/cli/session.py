@@ -32,6 +32,8 @@ class Session:
     chosen: Scope | None = None
     json: bool = False
     legend: bool = True
+    ask: bool = True
+    """Whether somebody may be asked to authenticate."""
     failure_code: int | None = None
     """The exit code of any failure, if this command's own codes need another than usual."""
 
@@ -59,7 +61,7 @@ class Session:
         # dbus_next and asyncio cost as much as the rest of vfsctl together; only who calls the bus pays.
         from vfsd.cli import proxy  # noqa: PLC0415
 
-        return proxy.run(self.scope, body, descriptors=descriptors)
+        return proxy.run(self.scope, body, descriptors=descriptors, ask=self.ask)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
@@ -79,6 +81,8 @@ def _choose_flag(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         session = ctx.ensure_object(Session)
         if param.name == "json":
             session.json = True
+        elif param.name == "no_ask_password":
+            session.ask = False
         else:
             session.legend = False
 
@@ -86,6 +90,7 @@ def _choose_flag(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 def global_options(command: Decorated) -> Decorated:
     """The options that stand before and, because people type them there, after the command."""
     for flag, help_text, callback in (
+        ("--no-ask-password", "Never ask for a password (of the system's vfsd).", _choose_flag),
         ("--no-legend", "Print tables without head.", _choose_flag),
         ("--json", "Print JSON, with the names that the bus uses.", _choose_flag),
         ("--system", "Talk to the system's vfsd (the default for root).", _choose_scope),

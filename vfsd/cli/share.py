@@ -8,7 +8,7 @@ import click
 
 from vfsd.cli.common import add_method, add_remove, add_views
 from vfsd.cli.lazy import Group
-from vfsd.cli.objects import SHARE, object_of, say
+from vfsd.cli.objects import HIDDEN, SHARE, object_of, say
 from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
 from vfsd.cli.output import Column, print_json
 from vfsd.cli.session import Session, global_options, pass_session
@@ -74,7 +74,7 @@ def share_row(item: dict[str, Any]) -> list[str]:
         object_of(item["Machine"])[1] or "-",
         "ro" if item["ReadOnly"] else "rw",
         str(item["MainPID"] or "-"),
-        item["Source"],
+        item.get("Source", HIDDEN),
     ]
 
 

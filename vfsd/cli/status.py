@@ -14,7 +14,7 @@ import click
 
 from vfsd.cli import resources
 from vfsd.cli.errors import CallFailed, CliError, Exit, journal_command
-from vfsd.cli.objects import MACHINE, SHARE, Kind, object_of, property_text, state_text
+from vfsd.cli.objects import HIDDEN, MACHINE, SHARE, Kind, object_of, property_text, state_text
 from vfsd.cli.output import Column, clean, plural, print_details, print_json, print_table, size, state_colour
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.names import MANAGER_INTERFACE, ROOT_PATH
@@ -74,6 +74,7 @@ def status(session: Session, name: str | None) -> int:
             await _add_used(client, machines.get(name), shares.get(name))
         return manager, machines, shares
 
+    session.ask = False  # it shows what may be seen
     manager, machines, shares = session.run(body)
     if name is not None:
         return _details(session, name, machines, shares)
@@ -169,7 +170,7 @@ def _own_names(machine: Mapping[str, Any]) -> Iterator[str]:
 
 def _share_row(item: Mapping[str, Any]) -> list[str]:
     mode = "ro" if item["ReadOnly"] else "rw"
-    return [item["Name"], item["State"], mode, str(item["MainPID"] or "-"), item["Source"]]
+    return [item["Name"], item["State"], mode, str(item["MainPID"] or "-"), item.get("Source", HIDDEN)]
 
 
 def _details(session: Session, name: str, machines: Named, shares: Named) -> int:
@@ -216,9 +217,9 @@ def machine_details(item: Mapping[str, Any], shares: Named) -> Iterator[tuple[st
         name = object_of(path)[1]
         share = shares.get(name)
         yield "Share", f"{name} {_share_words(share)}" if share else name
-    if item["ConsolePath"]:
+    if item.get("ConsolePath"):
         yield "Console", item["ConsolePath"]
-    if item["DisplayPath"]:
+    if item.get("DisplayPath"):
         yield "Display", f"{item['DisplayPath']} ({item['Display']})"
     yield from _resources(item)
     yield "Kept", _kept(item)
@@ -230,6 +231,8 @@ def boots(item: Mapping[str, Any]) -> str:
     """What a machine boots."""
     if item["Builtin"]:
         return "the built-in guest"
+    if "Kernel" not in item:
+        return HIDDEN
     if item["Kernel"]:
         root = f", root from share {item['RootShare']}" if item["RootShare"] else ""
         return f"{item['Kernel']}{root}"
@@ -243,14 +246,14 @@ def _share_words(share: Mapping[str, Any]) -> str:
     if SPACE in share:
         total, free = share[SPACE]
         mounted += f" ({size(total - free)} used, {size(free)} free)"
-    return f"({share['State']}): {share['Source']}, tag {share['Tag']}{where}{mode}{mounted}"
+    return f"({share['State']}): {share.get('Source', HIDDEN)}, tag {share['Tag']}{where}{mode}{mounted}"
 
 
 def share_details(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a person wants to know of a share, as name and value; what does not apply is left out."""
     yield "Since", since(item["StateChangedUSec"])
-    yield "Source", item["Source"]
-    yield "Socket", item["SocketPath"]
+    yield "Source", item.get("Source", HIDDEN)
+    yield "Socket", item.get("SocketPath", HIDDEN)
     yield "Machine", object_of(item["Machine"])[1] or "none"
     if item["MainPID"]:
         yield "Main PID", f"{item['MainPID']} (virtiofsd)"

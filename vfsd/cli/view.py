@@ -53,7 +53,7 @@ def view(session: Session, name: str) -> int:
     VFSD_VIEWER in the environment names another viewer; it is called with
     spice+unix://PATH, or with the PATH of the socket for VNC.
     """
-    found = session.run(lambda client: MACHINE.show(client, name))
+    found = session.run(lambda client: MACHINE.show_all(client, name))
     kind, path = display_of(found)
     command = viewer_command(kind, path)
     if not os.access(path, os.R_OK | os.W_OK):
@@ -70,13 +70,15 @@ def view(session: Session, name: str) -> int:
 
 def display_of(machine: dict[str, Any]) -> tuple[str, str]:
     """A machine's kind of display and its socket. :raise CliError: it has none, or none now."""
-    name, kind, path = machine["Name"], machine["Display"], machine["DisplayPath"]
+    name, kind, path = machine["Name"], machine["Display"], machine.get("DisplayPath")
     if kind == "none":
         raise CliError(
             f"{name} has no display",
             'make it with "--display vnc", or set its property Display to vnc while it is stopped; "vfsctl console" '
             "shows its console.",
         )
+    if path is None:
+        raise CliError(f"you may not see where the display of {name} is", "its owner and root may.")
     if not path:
         raise CliError(
             f"{name} is {machine['State']}; only one that runs has a display",
