@@ -153,14 +153,14 @@ class Service:
         gone = asyncio.create_task(self._connection.wait_for_disconnect())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            # without the bus nothing can be undone: what was begun the next vfsd finds, as after a kill
+            os._exit(EXIT_NO_BUS)
         daemon.notify("STOPPING=1\nSTATUS=Going down; what runs goes on")
         watchdog.cancel()
         await dispatcher.close()
         await self._context.close()
         self._login1.close()
-        if gone.done():
-            gone.exception()
-            return EXIT_NO_BUS
         self._connection.flush()
         self._connection.disconnect()
         with contextlib.suppress(Exception):
@@ -168,7 +168,14 @@ class Service:
         return 0
 
     async def _come_up(self) -> Dispatcher | None:
-        """Find everything again, then take the name: callers get in as soon as the name exists."""
+        """Find everything again, then take the name: callers get in as soon as the name exists.
+
+        Another vfsd that has the name already is left alone: to find things again is to speak to each QEMU, and to
+        clean up.
+        """
+        [taken] = await self._connection.call_bus("NameHasOwner", "s", names.BUS_NAME)
+        if taken:
+            return None
         await asyncio.gather(self._systemd.subscribe(), self._machined.subscribe())
         await self._systemd.enumerate()
         notifications = self._context.notifications

@@ -30,6 +30,8 @@ JOB_TIMEOUT = 12.0
 """Seconds that a job may take before the caller is told that it did not end."""
 RELIST_DELAY = 1.0
 """Seconds between tries to list the units after a reload of systemd."""
+APPEAR_TIMEOUT, APPEAR_INTERVAL = 10.0, 0.05
+"""Seconds in which systemd must be on the bus, and between looks: to a new bus it comes when it notices."""
 
 
 _FIELDS = {
@@ -114,15 +116,25 @@ class Systemd:
             f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='Reloading'",
             f"type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{_NAME}'",
         ]
-        owner, version, *_ = await asyncio.gather(
-            connection.call_bus("GetNameOwner", "s", _NAME),
-            connection.call(*_MANAGER[:2], _PROPERTIES, "Get", "ss", [_MANAGER[2], "Version"]),
-            *(connection.add_match(rule) for rule in rules),
-        )
-        self._owner = owner[0]
+        await asyncio.gather(*(connection.add_match(rule) for rule in rules))
+        self._owner = await self._appear()
+        version = await connection.call(*_MANAGER[:2], _PROPERTIES, "Get", "ss", [_MANAGER[2], "Version"])
         digits = version[0].value.lstrip("v").split(".")[0].split("-")[0].split("~")[0].split(" ")[0]
         self.version = int(digits) if digits.isdecimal() else 0
         await connection.call(*_MANAGER, "Subscribe")
+
+    async def _appear(self) -> str:
+        """Wait until systemd is on the bus; returns its unique name. :raise CallError: it does not come."""
+        end = asyncio.get_running_loop().time() + APPEAR_TIMEOUT
+        while True:
+            try:
+                [owner] = await self._connection.call_bus("GetNameOwner", "s", _NAME)
+            except CallError:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+                await asyncio.sleep(APPEAR_INTERVAL)
+            else:
+                return str(owner)
 
     def status(self, unit: str) -> UnitStatus:
         """What is known of a unit; a unit that is not loaded is inactive."""

@@ -53,6 +53,10 @@ class CallError(Exception):
         self.message = message
 
 
+def _gone() -> CallError:
+    return CallError("org.freedesktop.DBus.Error.Disconnected", "the bus is gone")
+
+
 class Authenticator(AuthExternal):
     """Asks the bus to pass file descriptors on, and goes on without them if it does not (dbus-next would end)."""
 
@@ -172,6 +176,8 @@ class Connection(MessageBus):
     ) -> Message:
         """:raise CallError: see call()."""
         async with slots or self._slots:
+            if self._disconnected:
+                raise _gone()
             raw = body if isinstance(body, bytes) else wire.marshal(signature, list(body))
             message = wire.RawMessage(
                 raw,
@@ -247,7 +253,7 @@ class Connection(MessageBus):
         self._writer.drop()
         for future in self._replies.values():
             if not future.done():
-                future.set_exception(CallError("org.freedesktop.DBus.Error.Disconnected", "the bus is gone"))
+                future.set_exception(_gone())
 
     def pause_reading(self) -> None:
         """Take no more messages in until what waits has been sent."""
