@@ -24,6 +24,7 @@ from tests.integration.harness import (
     wait_for,
 )
 from tests.integration.tiny_guest import make_image, started, tiny_machine, walked
+from vfsd.limits import LIMITS
 
 
 def machine_path(name: str) -> str:
@@ -89,6 +90,7 @@ def test_all_of_a_machine_with_busctl(vfsd: Vfsd, folder: Path) -> None:
         "OnShareFailure": "signal",
         "Autostart": False,
         "ExtraArguments": [],
+        **dict.fromkeys(LIMITS, 0),
         "ShutdownTimeoutUSec": 90_000_000,
         "RootOverlay": False,
         "Credentials": {},
