@@ -12,6 +12,7 @@ from vfsd.mounts import MountTable
 from vfsd.names import Scope
 from vfsd.sources import Surroundings, glance, look
 from vfsd.store import Origin
+from vfsd.watch import _ways
 
 ROOT = "22 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
 _DISK = "{number} 22 {device} / {place} rw - {kind} {source} rw\n"
@@ -104,3 +105,9 @@ def test_a_link_leads_to_the_disk(source: Path, tmp_path: Path) -> None:
     away = glance(share(link), sight.origin, Surroundings(MountTable.parse(ROOT)))
     assert "is not mounted" in away.problem
     assert away.origin is None
+
+
+def test_the_root_directory_is_watched_too() -> None:
+    """It has no folder above it."""
+    assert [folder for folder, _ in _ways(Path("/"))] == [Path("/")]
+    assert [folder for folder, _ in _ways(Path("/usr/none"))] == [Path("/usr"), Path("/")]
