@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.fuzz import campaign, health, hostile
 from tests.fuzz.campaign import Findings
 from tests.fuzz.raw import Bus
-from tests.integration.harness import Vfsd
+from tests.integration.harness import CommandFailed, Vfsd
 
 PREFIX = "fuzz-"
 WARM_UP = 3000
@@ -43,6 +43,11 @@ def fuzz(
     began, findings = time.time(), Findings()
     tell(f"{vfsd.scope}: seed {seed}")
     with _folder(vfsd) as folder, Bus(vfsd) as bus:
+        with contextlib.suppress(
+            CommandFailed
+        ):  # nss-systemd keeps the connection by which a group is looked for
+            options = ("1", "SocketGroup", "s", "no-such-group")
+            vfsd.manager("CreateShare", "ssa{sv}", f"{PREFIX}group", str(folder), *options)
         campaign.run(vfsd, f"{seed} warm-up", PREFIX, folder, lambda calls: calls < warm_up, findings)
         findings.wrong += hostile.all_of_it(vfsd, folder, PREFIX, 0, lambda _text: None)
         campaign.remove_all(bus)
