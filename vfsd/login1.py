@@ -7,10 +7,11 @@ logind is on the system bus, where a user's vfsd is not, and the other connectio
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 
-from vfsd.bus.connection import CallError, Connection
+from vfsd.bus.connection import BUS, CallError, Connection
 from vfsd.bus.incoming import Incoming
 from vfsd.context import Context
 from vfsd.journal import INFO, MessageId
@@ -19,6 +20,9 @@ from vfsd.names import Scope
 _NAME = "org.freedesktop.login1"
 _MANAGER = (_NAME, "/org/freedesktop/login1", f"{_NAME}.Manager")
 _SIGNAL = "PrepareForShutdown"
+_APPEARS = "NameOwnerChanged"
+RECONNECT_DELAY = 1.0
+"""Seconds between tries to reach a system bus that went away; it may have been restarted under a user's vfsd."""
 _LOCK = ["shutdown", "vfsd", "virtual machines are asked to power off", "delay"]
 """What, who, why, and that it delays only: for as long as logind.conf(5) has it (InhibitDelayMaxSec=, 5 s)."""
 
@@ -29,7 +33,7 @@ class Login1:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._connection: Connection | None = None
-        self._wanted = False
+        self._wanted = self._closed = False
         self._lock: int | None = None
         self._taking: asyncio.Task[None] | None = None
         self._told = ""
@@ -47,6 +51,7 @@ class Login1:
 
     def close(self) -> None:
         """Let everything go."""
+        self._closed = True
         self.want(False)
         if self._connection is not None:
             self._connection.disconnect()
@@ -71,9 +76,11 @@ class Login1:
             connection = Connection(Scope.SYSTEM, takes_descriptors=True)
             await connection.connect()
             connection.on_signal(self._on_signal)
-            await connection.add_match(
-                f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='{_SIGNAL}'"
-            )
+            for rule in (
+                f"type='signal',sender='{_NAME}',interface='{_MANAGER[2]}',member='{_SIGNAL}'",
+                f"type='signal',sender='{BUS[0]}',interface='{BUS[2]}',member='{_APPEARS}',arg0='{_NAME}'",
+            ):
+                await connection.add_match(rule)
             self._connection = connection
             self._context.spawn(self._until_gone(connection))
         return self._connection
@@ -85,8 +92,14 @@ class Login1:
             pass
         finally:
             self._connection = None
+        while not self._closed and self._connection is None:
+            await asyncio.sleep(RECONNECT_DELAY)
+            with contextlib.suppress(CallError, OSError, EOFError):
+                await self._connected()
 
     def _on_signal(self, message: Incoming) -> None:
+        if message.sender == BUS[0] and message.member == _APPEARS and message.body[2]:
+            self.want(self._wanted)  # logind comes late to a bus that was restarted
         if message.member == _SIGNAL and message.signature == "b" and message.body[0]:
             self._context.spawn(self._prepare(message.sender))
 
