@@ -170,7 +170,7 @@ class Condition(ABC):
         memory = dataclasses.replace(self.memory, **changes)
         if memory != self.memory:
             self.memory = memory
-            self._context.store.remember(Kind.MACHINE, self.name, memory)
+            self._context.remember(Kind.MACHINE, self.name, memory)
 
     def _require_live(self, what: str) -> None:
         if not self.live:

@@ -6,12 +6,15 @@ machine's own shares are `[[shares]]` tables with `source` and, if wanted, `moun
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vfsd import files
 from vfsd.errors import VfsdError
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
@@ -21,6 +24,8 @@ from vfsd.store import BadFile
 _SIZES = ("memory", "memory_max")
 """Keys of bytes."""
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
+_NULL = os.makedev(1, 3)
+"""/dev/null (null(4))."""
 _DECODE_LINE = re.compile(r"\(at line (\d+)")
 
 
@@ -77,15 +82,18 @@ def _files(folders: Sequence[Path], kind: str) -> list[Path]:
 
 def _hides(path: Path) -> bool:
     try:
-        return path.stat().st_size == 0
+        found = path.stat()
     except OSError:
         return False
+    return (stat.S_ISREG(found.st_mode) and found.st_size == 0) or (
+        found.st_rdev == _NULL and stat.S_ISCHR(found.st_mode)
+    )
 
 
 def _read(path: Path, bad: BadFile) -> dict[str, Any] | None:
     text = ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = _DECODE_LINE.search(str(error))
@@ -108,8 +116,8 @@ def _line_of(path: Path, key: str) -> int:
     """The first line that sets a key, 0 if none does."""
     pattern = re.compile(rf"""\s*(\[+\s*)?["']?{re.escape(key)}["']?\s*[=.\]]""")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = files.read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError):
         return 0
     return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)
 

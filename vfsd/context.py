@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from vfsd import limits
 from vfsd.errors import UnitFailed
-from vfsd.journal import Journal
+from vfsd.journal import WARNING, Journal, MessageId, Pace
 from vfsd.names import Scope
 from vfsd.notifications import Notifications
 from vfsd.paths import Paths
 from vfsd.registrar import NoRegistrar, Registrar
 from vfsd.sources import Sources
-from vfsd.store import Store
+from vfsd.store import Kind, Memory, Store
 from vfsd.supervisor import Supervisor, SupervisorError
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class Context:
     notifications: Notifications = field(init=False)
     sources: Sources = field(init=False)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _unwritten: dict[tuple[Kind, str], Memory] = field(default_factory=dict)
+    """What could not be written."""
+    _pace: Pace = field(default_factory=Pace)
 
     def __post_init__(self) -> None:
         self.notifications = Notifications(self.spawn)
@@ -97,6 +100,29 @@ class Context:
             await self.supervisor.set_properties(unit, [limits.changed(option, limited)])
         except SupervisorError as error:
             raise UnitFailed(f"{option} of {who} could not be set: {error}") from None
+
+    def remember(self, kind: Kind, name: str, memory: Memory) -> None:
+        """Write what is to be remembered until the reboot; what can't be written now is written next time.
+
+        What happens is more important than that a vfsd which is started anew knows it.
+        """
+        self._unwritten[kind, name] = memory
+        try:
+            for known in list(self._unwritten):
+                self.store.remember(*known, self._unwritten[known])
+                del self._unwritten[known]
+        except OSError as error:
+            self.not_written(f"what happens can't be remembered in {self.paths.runtime}: {error.strerror}")
+
+    def not_written(self, text: str) -> None:
+        """Tell of something that is not essential and could not be written."""
+        if told := self._pace.pace(text):
+            self.journal.write(MessageId.NOT_WRITTEN, WARNING, told)
+
+    def forget(self, kind: Kind, name: str) -> None:
+        """Forget an object: its definition, and what is remembered of it. :raise OSError: it is still there."""
+        self.store.remove(kind, name)
+        self._unwritten.pop((kind, name), None)
 
     def added(self, thing: Thing) -> None:
         for listener in self.listeners:

@@ -48,6 +48,8 @@ class MessageId(StrEnum):
     FILES_RUNNING_OUT = "93eac8ae0d2b4c4f9c8f1bb1c0e1c9a7"
     HOST_SHUTDOWN = "2d3a6e0f5c194c0b8a41a5f0d3c7b9e8"
     NO_SHUTDOWN_LOCK = "7be0c2d94f6a4f17b5d8e1a36c90f24b"
+    NOT_WRITTEN = "b04b2a4de6fc4d0d9bbd6c1b2f1f6a90"
+    PUT_BACK = "6ac0f5a1f42c4d2fa8a2a5a1d7c7a3c5"
     KVM_CHANGED = "3f80b2ca55f84803b34c60175e39c1f8"
 
 

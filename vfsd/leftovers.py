@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Container
 from pathlib import Path
@@ -21,7 +22,8 @@ def sweep(context: Context, shares: Container[str], machines: Container[str]) ->
     for link in [*_entries(paths.sources), *_entries(paths.mount_points)]:
         name = link.name
         if name not in shares and not any(status(unit).runs for unit in names.share_units(name)):
-            link.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                link.unlink()
     for folder in _entries(paths.machine_states):
         if folder.name not in machines:
             saved.sweep(folder)

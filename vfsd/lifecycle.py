@@ -9,7 +9,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 
-from vfsd import blame, credentials, hotplug, names, outcome, ssh
+from vfsd import blame, credentials, files, hotplug, names, outcome, ssh
 from vfsd.boot import Launch, Predecessor, prepare
 from vfsd.condition import Condition
 from vfsd.context import Context
@@ -31,6 +31,8 @@ START_TIMEOUT = 15.0
 """Seconds until the guest's processors must run; with what it takes to undo a start, under a client's 25."""
 ASK_TIMEOUT = 1.0
 """Seconds in which a guest's agent must take the request to power off."""
+END_TIMEOUT = 3.0
+"""Seconds in which systemd should have forgotten the units of one that was killed."""
 KILL_TIMEOUT = 10.0
 """Seconds until a QEMU that was killed must be gone."""
 END_GRACE = 0.5
@@ -85,7 +87,7 @@ class Lifecycle(Condition):
         :param take_in: what QEMU has to do first then.
         :param more_time: seconds that this may take.
         """
-        self._end = self._failure = ""
+        self._end = self._failure = self._invocation = ""
         self._last_status = UnitStatus()
         self._starting = True
         self._set_state(MachineState.STARTING, "")
@@ -106,7 +108,8 @@ class Lifecycle(Condition):
             self._require_live("shut down")
             timeout = timeout_usec or self.spec.shutdown_timeout_usec
             deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000 + timeout
-            self.paths.deadline.write_text(str(deadline))
+            with contextlib.suppress(OSError):  # full: ExecStop= takes the machine's usual time then
+                files.replace(self.paths.deadline, str(deadline), sync=False)
             answers = self.state is MachineState.RUNNING and self.inside.ready
             self._set_state(MachineState.STOPPING, "asked the guest to power off")
             if answers:
@@ -330,7 +333,9 @@ class Lifecycle(Condition):
             await supervisor.kill(self.unit, signal.SIGKILL)
         except SupervisorError as error:
             raise UnitFailed(f'machine "{self.name}" could not be killed: {error}') from None
-        if not await supervisor.wait_gone(self._units, KILL_TIMEOUT):
+        if not await supervisor.wait_gone(self._units, END_TIMEOUT):
+            await supervisor.discard(self._units)
+        if not await supervisor.wait_gone(self._units, KILL_TIMEOUT - END_TIMEOUT):
             raise UnitFailed(
                 f'machine "{self.name}" was killed and is not gone; see systemctl status {self.unit}'
             )

@@ -122,6 +122,7 @@ class Machine(Adoption):
         async with self._turns.take():
             if not self.state.idle:
                 raise WrongState(f'machine "{self.name}" is {self.state}; shut it down or kill it first')
+            self._context.store.check_removable(Kind.MACHINE, self.name)
             self._remember(removing=True)
             await self.forget()
             self._turns.close(NoSuchMachine(f'machine "{self.name}" was removed meanwhile'))
@@ -134,9 +135,12 @@ class Machine(Adoption):
             share.unlink()
         for folder in (self.paths.folder, self._context.paths.machine_state(self.name)):
             await asyncio.to_thread(_remove_folder, folder)
-        self._context.store.remove(
-            Kind.MACHINE, self.name
-        )  # last: what was begun before is ended after a kill
+        self._context.forget(Kind.MACHINE, self.name)  # last: what was begun before is ended after a kill
+
+    def save(self) -> None:
+        """Write the definition. :raise NotWritten."""
+        if not self.configured:
+            self._context.store.save(Definition(self.spec, self.owner))
 
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option; of a machine that runs a limit only. :raise VfsdError: malformed, or the machine runs."""
@@ -164,6 +168,9 @@ class Machine(Adoption):
             share.spec = spec
             try:
                 if self.live:
+                    self._change(
+                        self.spec
+                    )  # rather than find that it can't be written when the guest has the device
                     await hotplug.attach(self._context, self, share)
                 if spec != before:
                     share.save()
@@ -190,6 +197,7 @@ class Machine(Adoption):
             self._require_not_suspended("take a share from it")
             if not self.state.idle:
                 self._require(MachineState.RUNNING, "relieved of a share")
+                self._change(self.spec)
                 await hotplug.detach(self, share)
             self._part(share)
             return share
@@ -312,7 +320,7 @@ class Machine(Adoption):
             raise MonitorFailed(f'machine "{self.name}": {error}; see {log}') from None
 
     def _change(self, spec: MachineSpec) -> None:
-        """Keep a changed definition. :raise OSError: it can't be written, and nothing changed."""
+        """Keep a changed definition. :raise NotWritten: nothing changed."""
         if not self.configured:
             self._context.store.save(Definition(spec, self.owner))
         self.spec = spec

@@ -8,9 +8,11 @@ below the runtime folder, whose names are made of vfsd's own safe ones.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfsd import files
 from vfsd.names import FIRST, Scope
 
 
@@ -35,8 +37,11 @@ class Paths:
         folder = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
         return cls(runtime / "vfsd", state / "vfsd", (folder / "vfsd",))
 
-    def make(self) -> None:
-        """Make the folders that vfsd writes to."""
+    def make(self) -> str:
+        """Make the folders that vfsd writes to; returns why nothing can be kept in the state folder, "" if it can.
+
+        What needs none goes on without it. :raise OSError: the runtime folder can't be made.
+        """
         for folder, mode in (
             (self.runtime, 0o711),
             (self.shares, 0o711),
@@ -45,11 +50,15 @@ class Paths:
             (self.machines, 0o711),
             (self.mount, 0o711),
             (self.runtime_definitions, 0o700),
-            (self.state, 0o700),
-            (self.definitions, 0o700),
         ):
-            folder.mkdir(mode=mode, parents=True, exist_ok=True)
-            folder.chmod(mode)
+            _make(folder, mode)
+        try:
+            for folder in (self.state, self.definitions):
+                _make(folder, 0o700)
+        except OSError as error:
+            return str(error)
+        writable = os.access(self.definitions, os.W_OK, effective_ids=True)
+        return "" if writable else f"{self.definitions} can't be written to"
 
     @property
     def definitions(self) -> Path:
@@ -63,7 +72,7 @@ class Paths:
 
     @property
     def begun(self) -> Path:
-        """Exists once the machines with Autostart were started after a boot."""
+        """Says in which life of systemd's the machines with Autostart were started last (Supervisor.life)."""
         return self.runtime / "begun"
 
     @property
@@ -125,6 +134,12 @@ class Paths:
     def machine(self, name: str, suffix: str = FIRST) -> MachinePaths:
         """Runtime files of a machine, by its units' suffix."""
         return MachinePaths(self.machines / name, suffix)
+
+
+def _make(folder: Path, mode: int) -> None:
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) != mode:
+        folder.chmod(mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +222,7 @@ class MachinePaths:
     def read_deadline(self) -> int:
         """That time, 0 if there is none."""
         try:
-            return int(self.deadline.read_text())
+            return int(files.read_text(self.deadline))
         except (OSError, ValueError):
             return 0
 

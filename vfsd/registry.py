@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from vfsd import config, leftovers, names
+from vfsd import config, files, leftovers, names
 from vfsd.context import Context
 from vfsd.errors import (
     InvalidArgs,
@@ -83,7 +84,7 @@ class Registry:
             except BaseException:
                 self._drop_share(share, announce=False)
                 share.unlink()
-                self._context.store.remove(Kind.SHARE, name)
+                self._context.forget(Kind.SHARE, name)
                 raise
             self._context.added(share)
         finally:
@@ -168,19 +169,22 @@ class Registry:
             self._context.journal.write(MessageId.ADOPTED, INFO, told)
 
     async def begin(self) -> None:
-        """Start what ought to run and does not: shares that stand alone and, after a boot, machines with Autostart."""
+        """Start what ought to run and does not: shares that stand alone and, after a boot or the start of the user's
+        systemd, machines with Autostart."""
         await self._context.sources.begin()
         await self._listen_alone()
         for machine in self.machines.values():
             if machine.memory.restart and machine.state.idle:
                 self._context.spawn(self._autostart(machine))
-        begun = self._context.paths.begun
-        if not begun.exists():
+        life = self._context.supervisor.life
+        if not self._has_begun(life):
             wanted = [
                 machine for machine in self.machines.values() if machine.spec.autostart and machine.state.idle
             ]
             await asyncio.gather(*(self._autostart(machine) for machine in wanted))
-            begun.touch()  # last: a vfsd that is killed before begins anew
+            with contextlib.suppress(OSError):  # it is full: at the next start they are looked at again
+                # last: a vfsd that is killed before begins anew
+                files.replace(self._context.paths.begun, life, sync=False)
 
     async def reload(self) -> None:
         """Read the configuration folders again; what runs is not touched, and no machine started."""
@@ -203,7 +207,7 @@ class Registry:
             defined = {spec.name for _, spec in shares}
             for share in [s for s in self.shares.values() if s.configured and s.name not in defined]:
                 if await share.retire():
-                    self._context.store.remove(Kind.SHARE, share.name)
+                    self._context.forget(Kind.SHARE, share.name)
                     self._drop_share(share)
             defined = {spec.name for _, spec in machines}
             for machine in [m for m in self.machines.values() if m.configured and m.name not in defined]:
@@ -212,6 +216,13 @@ class Registry:
                     self._drop_machine(machine)
 
     # inner workings
+
+    def _has_begun(self, life: str) -> bool:
+        """Whether the machines with Autostart were started already in this life of systemd's."""
+        try:
+            return files.read_text(self._context.paths.begun) in (life, "")
+        except (OSError, UnicodeDecodeError):
+            return False
 
     async def _listen_alone(self) -> None:
         alone = [share for share in self.shares.values() if not (share.owned or share.in_use)]
@@ -298,13 +309,13 @@ class Registry:
                 await self.remove_share(thing)
             else:
                 await self.remove_machine(thing)
-        except VfsdError as error:
+        except (VfsdError, OSError) as error:
             self._context.journal.write(MessageId.REFUSED, WARNING, str(error))
 
     async def _autostart(self, machine: Machine) -> None:
         try:
             await (machine.thaw() if machine.suspended else machine.start())
-        except VfsdError as error:
+        except (VfsdError, OSError) as error:
             text = f'machine "{machine.name}" was not started automatically: {error}'
             self._context.journal.write(
                 MessageId.MACHINE_FAILED, WARNING, text, unit=machine.unit, machine=machine.name

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfsd import blame, migration, store
+from vfsd import blame, files, migration, store
 from vfsd.boot import Predecessor
 from vfsd.context import Context
 from vfsd.devices import Layout
@@ -72,7 +72,7 @@ class Saved:
 def read(folder: Path) -> Saved | None:
     """What is saved in a machine's state folder; None if nothing is, or it is damaged."""
     try:
-        known = json.loads((folder / _KNOWN).read_text())
+        known = json.loads(files.read_text(folder / _KNOWN))
         return Saved(
             str(known["machine_type"]),
             str(known["accelerator"]),

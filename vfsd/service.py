@@ -39,6 +39,7 @@ from vfsd.registry import Registry
 from vfsd.share import Share
 from vfsd.store import Store
 from vfsd.systemd1 import Systemd
+from vfsd.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from vfsd.open_files import Use
@@ -123,13 +124,17 @@ class Service:
         self._connection = Connection(scope)
         self._systemd = Systemd(self._connection)
         paths = Paths.of(scope)
-        paths.make()
         self._journal = Journal(scope)
+        problem = paths.make()
+        if problem:
+            text = f"What is persistent can't be changed: {problem}"
+            self._journal.write(MessageId.NOT_WRITTEN, WARNING, text, reason=problem)
         self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
         self._machined = Machined(self._connection, self._systemd, self._context)
         self._context.registrar = self._machined
         self._login1 = Login1(self._context)
         self._registry = Registry(self._context)
+        self._upkeep = Upkeep(self._context, self._registry)
         self._watch: FileWatch | None = None
         self._refusals = Pace(count=1000, window=30.0)
 
@@ -196,6 +201,7 @@ class Service:
             BusView(interfaces, self._scope, tree, self._registry),
             watch,
             shutdown,
+            self._upkeep,
         ]
         watch.begin()
         shutdown.begin()
@@ -210,6 +216,7 @@ class Service:
     async def _settle(self) -> None:
         """What need not be done before the first call is answered."""
         self._watch_devices()
+        self._upkeep.begin()
         self._context.spawn(self._registry.examine())
         self._context.spawn(self._registry.begin())
         await self._context.host.learn_versions()

@@ -12,7 +12,7 @@ from vfsd import names, outcome
 from vfsd.context import Context, now_usec
 from vfsd.model import MachineState, ShareSpec, ShareState
 from vfsd.store import Kind, Memory
-from vfsd.supervisor import UnitStatus
+from vfsd.supervisor import MISSING, UnitStatus
 from vfsd.turns import Turns
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Serving(ABC):
         """Whether that is being healed: a fresh virtiofsd serves nobody until the guest has mounted it."""
         self._trouble = ShareState.STOPPED
         self._begun = False
+        self._incomplete = False
+        """Whether systemd has the socket, but no service for it any more."""
         self._spent = False
         """Whether a machine's connection was served here: the socket that listens on is about to go with it."""
 
@@ -111,6 +113,13 @@ class Serving(ABC):
     def last_failure(self) -> str:
         """Why virtiofsd failed last under the machine; "" if it did not."""
         return self._lost
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it listens on its own, and nobody can be served: its socket's file is gone, or its service."""
+        alone = not (self.owned or self.in_use)
+        lost = self._incomplete or not self.socket_path.exists()
+        return alone and lost and self.state is ShareState.LISTENING
 
     @property
     def in_use(self) -> bool:
@@ -167,6 +176,7 @@ class Serving(ABC):
     def unit_changed(self, unit: str, status: UnitStatus) -> None:
         """A unit of the share changed, or is gone."""
         if unit == self.service_unit:
+            self._incomplete = status.sub == MISSING
             self._service_changed(status)
         if unit in (self.service_unit, self.socket_unit):
             self.refresh()
@@ -277,6 +287,7 @@ class Serving(ABC):
             self.machine.share_changed(self)
 
     def _clear(self) -> None:
+        self._incomplete = False
         self._lost = self.gone = ""
         self._recovering = self.parting = False
         self.mounted_at = self.guest_options = ""
@@ -289,7 +300,7 @@ class Serving(ABC):
         memory = dataclasses.replace(self.memory, **changes)
         if memory != self.memory:
             self.memory = memory
-            self._context.store.remember(Kind.SHARE, self.name, memory)
+            self._context.remember(Kind.SHARE, self.name, memory)
 
     def _why_failed(self) -> str:
         if self._lost or self.state is ShareState.FAILED:

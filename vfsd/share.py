@@ -67,6 +67,17 @@ class Share(Serving):
             except VfsdError:
                 return  # state and journal say it
 
+    async def renew(self) -> bool:
+        """Listen anew if the socket's file was taken away; whether it was. :raise VfsdError: it listens no more."""
+        async with self._turns.take():
+            # systemd takes the file away itself when it stops the socket, a little before it says so
+            if not self.unreachable or not await self._context.supervisor.is_active(self.socket_unit):
+                return False
+            await self.release()
+            await self._listen()
+            self.refresh("its socket or service was taken away, and is made again")
+            return True
+
     async def stop(self) -> None:
         """Stop listening and end virtiofsd. :raise VfsdError: see the interface."""
         async with self._turns.take():
@@ -86,11 +97,12 @@ class Share(Serving):
                 raise self._busy("detach it, or remove the machine" if self.owned else "detach it first")
             if self.state is ShareState.ACTIVE:
                 raise ShareBusy(f'share "{self.name}" has a client; end the client, or stop the share, first')
+            self._context.store.check_removable(Kind.SHARE, self.name)
             self._remember(removing=True)
             await self.release()
             self.unlink()
             # last: what was begun before is ended after a kill
-            self._context.store.remove(Kind.SHARE, self.name)
+            self._context.forget(Kind.SHARE, self.name)
             self._turns.close(NoSuchShare(f'share "{self.name}" was removed meanwhile'))
 
     async def retire(self) -> bool:
@@ -126,7 +138,7 @@ class Share(Serving):
             before, self.spec = self.spec, spec
             try:
                 self.save()
-            except OSError:
+            except VfsdError:
                 self.spec = before
                 raise
             self._context.changed(self)
@@ -236,6 +248,8 @@ class Share(Serving):
             await asyncio.sleep(_LOOK_INTERVAL)
         else:
             raise UnitFailed("its virtiofsd did not end")
+        if supervisor.status(self.socket_unit).active == "active" and not self.socket_path.exists():
+            await supervisor.stop(self.socket_unit)  # nobody can reach it
         if supervisor.status(self.socket_unit).active != "active":
             await supervisor.wait_gone([self.socket_unit], CLEANUP_TIMEOUT)
             await self._listen_for(place)
@@ -271,6 +285,7 @@ class Share(Serving):
         except SupervisorError as error:
             raise UnitFailed(f'share "{self.name}" could not be stopped: {error}') from None
         await supervisor.wait_gone([self.socket_unit, self.service_unit], CLEANUP_TIMEOUT)
+        self._unlink_socket()
 
     def machine_ended(self) -> None:
         """The machine does not run any more: forget what it suffered, and listen again if on its own."""
@@ -281,18 +296,24 @@ class Share(Serving):
             self._context.spawn(self._listen_after_machine())
 
     def save(self) -> None:
-        """Write the definition. :raise OSError: it can't be written."""
+        """Write the definition. :raise NotWritten."""
         if self.owned and self.machine is not None:
             self.machine.own_share_changed(self.spec)
         elif not self.configured:
             self._context.store.save(Definition(self.spec, self.owner))
 
     def unlink(self) -> None:
-        """Take away what leads to the source, and forget where it lay."""
+        """Take away what leads to the source, and what systemd may have left of the socket; forget where it lay."""
+        self._unlink_socket()
         virtiofsd.remove_links(self._context, self.name)
         self._context.sources.forget(self.name)
 
     # inner workings
+
+    def _unlink_socket(self) -> None:
+        # a socket unit whose file was taken away has no RemoveOnStop= any more
+        if not self._context.supervisor.status(self.socket_unit).runs:
+            self.socket_path.unlink(missing_ok=True)
 
     def _changed(self) -> None:
         self._context.changed(self)

@@ -8,7 +8,9 @@ for longer: in the state folder, whoever defines the share.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -17,7 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vfsd.errors import InvalidArgs, NotSupported
+from vfsd import files
+from vfsd.errors import InvalidArgs, NotSupported, VfsdError
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.options import Option
@@ -44,6 +47,10 @@ class Kind(StrEnum):
 
     SHARE = "share"
     MACHINE = "machine"
+
+
+class NotWritten(VfsdError):
+    """The disk is full, or may not be written to; everything is as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +130,36 @@ class Store:
         self._scope = scope
 
     def save(self, definition: Definition) -> None:
-        """Write a definition; the old one stays until the new one is whole. :raise OSError: it can't be written."""
+        """Write a definition; the old one stays until the new one is whole. :raise NotWritten."""
         spec = definition.spec
         document = {"format": _FORMAT, "owner": definition.owner, **_document(spec)}
-        replace(self._file(definition.kind, spec.name, spec.persistent), document, sync=spec.persistent)
+        try:
+            replace(self._file(definition.kind, spec.name, spec.persistent), document, sync=spec.persistent)
+        except OSError as error:
+            raise NotWritten(
+                f'the definition of {definition.kind} "{spec.name}" can\'t be written: {error.strerror}; see to '
+                f"vfsd's {'state' if spec.persistent else 'runtime'} folder"
+            ) from None
+
+    def has(self, spec: ShareSpec | MachineSpec) -> bool:
+        """Whether the definition is where it belongs."""
+        kind = Kind.SHARE if isinstance(spec, ShareSpec) else Kind.MACHINE
+        return self._file(kind, spec.name, spec.persistent).exists()
+
+    def check_removable(self, kind: Kind, name: str) -> None:
+        """Look before anything is taken apart. :raise NotWritten: the definition could not be removed."""
+        for persistent in (True, False):
+            path = self._file(kind, name, persistent)
+            if path.exists() and not os.access(path.parent, os.W_OK, effective_ids=True):
+                why = os.strerror(errno.EROFS)
+                raise NotWritten(
+                    f"the definition of {kind} \"{name}\" can't be removed: {why}; see to vfsd's state folder"
+                )
 
     def remove(self, kind: Kind, name: str) -> None:
         """Forget an object: its definition, wherever it is, and what is remembered of it."""
         for persistent in (True, False):
-            self._file(kind, name, persistent).unlink(missing_ok=True)
+            _unlink(self._file(kind, name, persistent))
         self._memory_file(kind, name).unlink(missing_ok=True)
         if kind is Kind.SHARE:
             self.remember_origin(name, Origin())
@@ -140,7 +168,8 @@ class Store:
         """All definitions, shares first. What a vfsd that was killed while it wrote has left is taken away."""
         for folder in (self._paths.definitions, self._paths.runtime_definitions, self._paths.sources):
             for path in folder.glob(".*.new"):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
         for kind in Kind:
             for folder, persistent in (
                 (self._paths.definitions, True),
@@ -171,10 +200,12 @@ class Store:
         for kind, names in known.items():
             for path in self._paths.runtime_definitions.glob(f"{kind}-*{_MEMORY}"):
                 if path.name[len(kind) + 1 : -len(_MEMORY)] not in names:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
         for path in self._paths.definitions.glob(f"{Kind.SHARE}-*{_ORIGIN}"):
             if path.name[len(Kind.SHARE) + 1 : -len(_ORIGIN)] not in known[Kind.SHARE]:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def recall(self, kind: Kind, name: str) -> Memory:
         """What is remembered; the defaults if nothing is, or it can't be read."""
@@ -193,14 +224,14 @@ class Store:
         """Write where a share's source lies; on the root file system there is nothing to remember. :raise OSError."""
         path = self._origin_file(name)
         if origin.place == _ROOT:
-            path.unlink(missing_ok=True)
+            _unlink(path)
         else:
             replace(path, dataclasses.asdict(origin), sync=True)
 
     def recall_origin(self, name: str) -> Origin:
         """Where it lay when it was served last; the default if that is not known."""
         try:
-            origin = Origin(**json.loads(self._origin_file(name).read_text(encoding="utf-8")))
+            origin = Origin(**json.loads(files.read_text(self._origin_file(name))))
         except _DAMAGE:
             return Origin()
         return origin if all(isinstance(item, str) for item in dataclasses.astuple(origin)) else Origin()
@@ -259,7 +290,7 @@ def _uid(value: Any) -> int:
 
 
 def _read(path: Path) -> Any:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = json.loads(files.read_text(path))
     json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could never go over the bus
     return document
 
@@ -275,21 +306,11 @@ def _document(spec: ShareSpec | MachineSpec) -> dict[str, Any]:
     }
 
 
+def _unlink(path: Path) -> None:
+    if path.exists():  # a file system that is read-only refuses to remove what isn't there, too
+        path.unlink(missing_ok=True)
+
+
 def replace(path: Path, document: Mapping[str, Any], *, sync: bool) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    if sync:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Write a document; the old one stays until the new one is whole. :raise OSError: it can't be written."""
+    files.replace(path, json.dumps(document), sync=sync)

@@ -11,6 +11,9 @@ from vfsd.units import Property, Unit
 CLEANUP_TIMEOUT = 5.0
 """Seconds in which systemd forgets units that have stopped."""
 
+MISSING = "missing"
+"""UnitStatus.sub of a service that systemd does not know any more, though its socket listens."""
+
 
 class SupervisorError(Exception):
     """The service manager refused, or a job failed."""
@@ -73,8 +76,15 @@ class Supervisor(Protocol):
     def version(self) -> int:
         """systemd's version."""
 
+    @property
+    def life(self) -> str:
+        """Differs from one boot to the next, and for a user's systemd from one login to the next."""
+
     def status(self, unit: str) -> UnitStatus:
         """What is known of a unit; a unit that is not loaded is inactive."""
+
+    async def is_active(self, unit: str) -> bool:
+        """Whether a unit is up, asked of the service manager itself, which tells of changes a little late."""
 
     async def start(self, unit: Unit, aux: Sequence[Unit]) -> None:
         """Make transient units in one call and wait until the first is started.
@@ -97,6 +107,9 @@ class Supervisor(Protocol):
     async def command(self, unit: str) -> Command:
         """How a service was started. :raise SupervisorError: it is not loaded."""
 
+    async def discard(self, units: Sequence[str]) -> None:
+        """Have units forgotten that systemd keeps, since it does not know any more that it need not."""
+
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
 
@@ -112,5 +125,7 @@ async def start_units(supervisor: Supervisor, unit: Unit, aux: Sequence[Unit], b
     except SupervisorError as error:
         if not error.unit_exists:
             raise
-        await supervisor.wait_gone(before, CLEANUP_TIMEOUT)
+        if not await supervisor.wait_gone(before, CLEANUP_TIMEOUT):
+            await supervisor.discard(before)
+            await supervisor.wait_gone(before, CLEANUP_TIMEOUT)
         await supervisor.start(unit, aux)

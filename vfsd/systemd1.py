@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Coroutine, Sequence
@@ -14,7 +15,7 @@ from vfsd import names
 from vfsd.bus import wire
 from vfsd.bus.connection import CallError, Connection
 from vfsd.bus.incoming import Incoming
-from vfsd.supervisor import Command, Process, SupervisorError, UnitStatus, UnitWatcher
+from vfsd.supervisor import MISSING, Command, Process, SupervisorError, UnitStatus, UnitWatcher
 from vfsd.units import Property, Unit
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Systemd:
         self._catching_up: asyncio.Task[None] | None = None
         self.watcher: UnitWatcher | None = None
         self.version = 0
+        self.life = ""
 
     async def subscribe(self) -> None:
         """Begin to follow vfsd's units. Must come before anything is listed or started."""
@@ -118,8 +120,14 @@ class Systemd:
         ]
         await asyncio.gather(*(connection.add_match(rule) for rule in rules))
         self._owner = await self._appear()
-        version = await connection.call(*_MANAGER[:2], _PROPERTIES, "Get", "ss", [_MANAGER[2], "Version"])
-        digits = version[0].value.lstrip("v").split(".")[0].split("-")[0].split("~")[0].split(" ")[0]
+        [version], [since] = await asyncio.gather(
+            *(
+                connection.call(*_MANAGER[:2], _PROPERTIES, "Get", "ss", [_MANAGER[2], name])
+                for name in ("Version", "UserspaceTimestampMonotonic")
+            )
+        )
+        self.life = str(since.value)
+        digits = version.value.lstrip("v").split(".")[0].split("-")[0].split("~")[0].split(" ")[0]
         self.version = int(digits) if digits.isdecimal() else 0
         await connection.call(*_MANAGER, "Subscribe")
 
@@ -178,6 +186,11 @@ class Systemd:
         for unit, last in before.items():
             if unit not in found:
                 self._notify(unit, _forgotten(last))
+        for unit, status in found.items():
+            # the files of transient units were taken away: what did not run is not known any more
+            service = unit.removesuffix(".socket") + ".service"
+            if unit.endswith(".socket") and status.active == "active" and service not in found:
+                self._notify(service, UnitStatus(sub=MISSING))
 
     async def _learn_service(self, unit: str) -> None:
         wanted = ("MainPID", "Result", "ExecMainCode", "ExecMainStatus")
@@ -256,6 +269,15 @@ class Systemd:
         [found] = await self._call("GetUnitProcesses", "s", [unit])
         return [Process(pid, command) for _, pid, command in found]
 
+    async def discard(self, units: Sequence[str]) -> None:
+        """Stop units and forget that they failed: those whose files were taken away have no CollectMode= any more."""
+        for unit in units:
+            if unit in self._status:
+                with contextlib.suppress(SupervisorError):
+                    await self.stop(unit)
+                with contextlib.suppress(SupervisorError):
+                    await self._call("ResetFailedUnit", "s", [unit])
+
     async def wait_gone(self, units: Sequence[str], timeout: float) -> bool:
         """Wait until none of the units is loaded, `timeout` seconds at most; whether that came true."""
         try:
@@ -274,17 +296,26 @@ class Systemd:
             if not left.done():
                 left.set_result(None)
 
+    async def is_active(self, unit: str) -> bool:
+        """Whether a unit is up, asked now."""
+        state: str = await self._unit_property(unit, "ActiveState")
+        return state == "active"
+
+    async def _unit_property(self, unit: str, name: str) -> Any:
+        """A property of a unit; "" if it can't be had."""
+        path = names.unit_object_path(unit)
+        try:
+            [value] = await self._connection.call(
+                _NAME, path, _PROPERTIES, "Get", "ss", [_UNIT_INTERFACE, name]
+            )
+        except CallError:
+            return ""
+        return value.value
+
     async def _masked(self, units: Sequence[Unit]) -> str:
         """The first of some units that an administrator forbade; "" if none is."""
         for unit in units:
-            path = names.unit_object_path(unit.name)
-            try:
-                [state] = await self._connection.call(
-                    _NAME, path, _PROPERTIES, "Get", "ss", [_UNIT_INTERFACE, "LoadState"]
-                )
-            except CallError:
-                continue
-            if state.value == "masked":
+            if await self._unit_property(unit.name, "LoadState") == "masked":
                 return unit.name
         return ""
 

@@ -44,10 +44,14 @@ async def units(context: Context, spec: ShareSpec, place: Place = ALONE) -> tupl
     """Socket and service of a share, with the links that they name made.
 
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
+        UnitFailed: the link can't be made.
     """
     wanted = await arguments(context, spec)
     origin = context.sources.check(spec)
-    context.sources.remember(spec.name, origin)
+    try:
+        context.sources.remember(spec.name, origin)
+    except OSError as error:  # it is known until vfsd ends
+        context.not_written(f"where share {spec.name} lies can't be remembered: {error.strerror}")
     make_links(context, spec)
     mount_point = "" if origin.place == "/" else origin.place
     return unit_properties.share_units(spec, wanted, context.scope, context.paths, place, mount_point)
@@ -67,9 +71,14 @@ def remove_links(context: Context, name: str) -> None:
 
 def _link(link: Path, target: str) -> None:
     new = link.with_name(f".{link.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    new.replace(link)
+    try:
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.replace(link)
+    except OSError as error:
+        raise UnitFailed(
+            f"share \"{link.name}\" can't be served: vfsd's runtime folder takes nothing: {error.strerror}"
+        ) from None
 
 
 async def listen(context: Context, spec: ShareSpec, socket: Unit, service: Unit) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE, _MOVE_SELF = 0x40, 0x80, 0x100, 0x200, 0x800
-_MASK_ADD, _OVERFLOW = 0x20000000, 0x4000
+_MASK_ADD, _OVERFLOW, _IGNORED = 0x20000000, 0x4000, 0x8000
 """sys/inotify.h."""
 _CHANGED = 0x08 | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 """IN_CLOSE_WRITE and these."""
@@ -97,6 +97,35 @@ class FileWatch:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(QUIET, self._on_change)
+
+
+class LossWatch:
+    """Tells when something was taken away from some folders, or a folder itself, once it is quiet again.
+
+    What has a name that begins with a dot is no loss.
+    """
+
+    def __init__(self, on_change: Callable[[], None], quiet: float) -> None:
+        """:param quiet: seconds without a loss until it is told."""
+        self._on_change = on_change
+        self._quiet = quiet
+        self._inotify = _Inotify(self._event)
+        self._folders: dict[int, Path] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, folders: Iterable[Path]) -> None:
+        """Watch these; one that was made anew too."""
+        for folder in set(folders) - set(self._folders.values()):
+            number = self._inotify.add(folder, _DELETE | _MOVED_FROM)
+            if number >= 0:
+                self._folders[number] = folder
+
+    def _event(self, number: int, mask: int, name: str) -> None:
+        gone = mask & _IGNORED and self._folders.pop(number, None) is not None
+        if gone or mask & _OVERFLOW or (mask & (_DELETE | _MOVED_FROM) and not name.startswith(".")):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._quiet, self._on_change)
 
 
 class FolderWatch:

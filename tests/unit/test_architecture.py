@@ -22,7 +22,7 @@ MODULES = {
 MAX_LINES = 400
 
 LAYERS = [
-    {"names", "errors"},
+    {"names", "errors", "files"},
     {
         "options",
         "credentials",
@@ -71,7 +71,7 @@ LAYERS = [
         *("refresh", "outdated", "adoption", "saved", "sleep"),
         *("readiness", "open_files", "host_shutdown"),
     },
-    {"registry"},
+    {"registry", "upkeep"},
     {"bus", "systemd1", "machined", "login1", "prerequisites"},
     {"service"},
 ]
@@ -86,6 +86,7 @@ OF_THE_CLIENT = {
     "guest",
     "mounting",
     "paths",
+    "files",
     "prerequisites",
     "journal",
 }
@@ -258,3 +259,11 @@ def test_the_catalog_explains_each_message() -> None:
         assert re.search(r"^Subject: \S", header, re.MULTILINE)
         assert "Defined-By: vfsd" in header
         assert len(body.split()) > 5
+
+
+def test_no_time_limit_hangs_on_the_wall_clock() -> None:
+    """Somebody may set it by hours. Who reads it: for people, for the guest's clock, and for the journal's lines."""
+    reads = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.now\(")
+    readers = {name for name, path in MODULES.items() if reads.search(path.read_text(encoding="utf-8"))}
+    daemon = {name for name in readers if part(name) not in ("cli", "guest", "prerequisites")}
+    assert daemon == {"context", "inside", "saved", "refresh"}

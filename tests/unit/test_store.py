@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vfsd.model import MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.paths import Paths
-from vfsd.store import Definition, Kind, Memory, Origin, Store
+from vfsd.store import Definition, Kind, Memory, NotWritten, Origin, Store
 
 ODD = "/srv/a b,c%n${X}\"'\\:\n ü"
 JSON = st.recursive(
@@ -76,8 +76,8 @@ def test_a_definition_that_can_not_be_written_leaves_the_old_one(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vfsd.store.json.dump", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(NotWritten, match="No space"):
         store.save(Definition(share(Tag=("s", "other")), 0))
     monkeypatch.undo()
     [definition], bad = load(store)
