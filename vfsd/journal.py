@@ -6,8 +6,10 @@ The ids stand in units/vfsd.catalog too, with what a reader of `journalctl -x` i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import time
 from collections import deque
 from enum import StrEnum
@@ -25,6 +27,15 @@ _JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds to wait for a line that a process wrote just before it ended: journald takes it in when it gets to it."""
 
 
+_JOURNALD = "/run/systemd/journal/socket"
+FIELD_MAX = 16 << 10
+"""Bytes of one field: an entry is one datagram."""
+RETRY = 0.1
+"""Seconds until a journald that took nothing is tried again."""
+QUEUE = 1000
+"""Entries that may wait for a journald that takes none."""
+FLUSH_TIMEOUT = 0.5
+"""Seconds that vfsd's end waits for them."""
 _LINES = 6
 """Lines among which the reason is looked for."""
 
@@ -53,6 +64,86 @@ class MessageId(StrEnum):
     KVM_CHANGED = "3f80b2ca55f84803b34c60175e39c1f8"
 
 
+class _Sender:
+    """Gives entries to journald in order, and never waits for it.
+
+    It speaks the native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) itself: libsystemd's sd_journal_send(3) blocks
+    while journald takes nothing, and python-systemd holds the interpreter's lock meanwhile, so that a thread is no way
+    out.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._waiting: deque[bytes] = deque()
+        self._left_out = 0
+
+    def put(self, entry: dict[str, str]) -> None:
+        """Write an entry, or keep it until journald takes it; it is left out if too many wait already."""
+        if len(self._waiting) >= QUEUE:
+            self._left_out += 1
+            return
+        self._waiting.append(_encode(entry))
+        if len(self._waiting) == 1:
+            self._go_on()
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all is written, so many seconds at most."""
+        end = time.monotonic() + timeout
+        while not self._send() and time.monotonic() < end:
+            time.sleep(RETRY / 10)
+
+    def _go_on(self) -> None:
+        if not self._send():
+            with contextlib.suppress(
+                RuntimeError
+            ):  # no event loop runs: the next entry, or the end, tries again
+                asyncio.get_running_loop().call_later(RETRY, self._go_on)
+
+    def _send(self) -> bool:
+        """Send what waits; whether that is all."""
+        while self._waiting:
+            try:
+                self._socket.sendto(self._waiting[0], socket.MSG_DONTWAIT, _JOURNALD)
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass  # there is no journald
+            self._waiting.popleft()
+            if self._left_out and not self._waiting:
+                text = f"{self._left_out} entries were left out while the journal took none"
+                self._left_out = 0
+                self._waiting.append(_encode({"MESSAGE": text, "PRIORITY": str(WARNING)}))
+        return True
+
+
+def _encode(entry: dict[str, str]) -> bytes:
+    """As the protocol has it: a length before a value with line breaks."""
+    parts = []
+    for key, text in {"SYSLOG_IDENTIFIER": "vfsd", **entry}.items():
+        value = text.encode(errors="surrogateescape")[:FIELD_MAX]
+        broken = b"\n" in value
+        between = b"\n" + len(value).to_bytes(8, "little") if broken else b"="
+        parts.append(key.encode() + between + value + b"\n")
+    return b"".join(parts)
+
+
+_sender = _Sender()
+
+
+def flush() -> None:
+    """Before vfsd ends: wait for the entries that are still to be written, as long as makes sense."""
+    _sender.flush(FLUSH_TIMEOUT)
+
+
+class _Handler(logging.Handler):
+    """Python's own log messages, with their tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        priority = ERROR if record.levelno >= logging.ERROR else WARNING
+        entry = {"MESSAGE": self.format(record), "PRIORITY": str(priority), "LOGGER": record.name}
+        _sender.put(entry | {"MESSAGE_ID": MessageId.INTERNAL_ERROR.value})
+
+
 class Journal:
     """Writes entries for one scope."""
 
@@ -67,14 +158,11 @@ class Journal:
         :param unit: the unit that the entry is about, so that `journalctl -u` shows it.
         :param fields: further fields without the VFSD_ prefix, in lower case; empty ones are left out.
         """
-        named: dict[str, Any] = {
-            f"VFSD_{key.upper()}": str(value) for key, value in fields.items() if value != ""
-        }
+        named = {f"VFSD_{key.upper()}": str(value) for key, value in fields.items() if value != ""}
         if unit:
             named[self._unit_field] = unit
-        journal.send(
-            text, MESSAGE_ID=message_id.value, PRIORITY=str(priority), SYSLOG_IDENTIFIER="vfsd", **named
-        )
+        own = {"MESSAGE": text, "MESSAGE_ID": message_id.value, "PRIORITY": str(priority)}
+        _sender.put(own | named)
 
 
 class Pace:
@@ -101,7 +189,8 @@ class Pace:
 
 def log_to_journal() -> None:
     """Send Python's own log messages, tracebacks included, to the journal."""
-    handler = journal.JournalHandler(SYSLOG_IDENTIFIER="vfsd", MESSAGE_ID=MessageId.INTERNAL_ERROR.value)
+    handler = _Handler()
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 

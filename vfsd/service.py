@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from systemd import daemon
 
 import vfsd
-from vfsd import host_proc, names, open_files
+from vfsd import host_proc, journal, names, open_files
 from vfsd.bus import interface
 from vfsd.bus.callers import Caller
 from vfsd.bus.connection import CallError, Connection
@@ -160,6 +160,7 @@ class Service:
         await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             # without the bus nothing can be undone: what was begun the next vfsd finds, as after a kill
+            journal.flush()
             os._exit(EXIT_NO_BUS)
         daemon.notify("STOPPING=1\nSTATUS=Going down; what runs goes on")
         watchdog.cancel()
@@ -326,3 +327,5 @@ def _run(scope: Scope) -> int:
     except (OSError, CallError, VfsdError) as error:
         print(f"vfsd: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    finally:
+        journal.flush()
