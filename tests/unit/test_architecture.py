@@ -252,6 +252,9 @@ def test_errors_that_the_interface_names_exist() -> None:
 
 def test_the_catalog_explains_each_message() -> None:
     text = (SOURCE / "units/vfsd.catalog").read_text()
+    assert text.count("\n-- ") == text.count("\n\n-- "), (
+        "without an empty line before it journald takes it for text"
+    )
     entries = re.findall(r"^-- ([0-9a-f]{32})\n((?:.+\n)+)\n((?:.*\n?)*?)(?=^-- |\Z)", text, re.MULTILINE)
     assert [entry[0] for entry in entries] == list(dict.fromkeys(entry[0] for entry in entries))
     assert {entry[0] for entry in entries} == {item.value for item in MessageId}
