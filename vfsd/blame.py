@@ -11,6 +11,7 @@ from vfsd.context import Context
 from vfsd.errors import MonitorFailed, UnitFailed, VfsdError
 from vfsd.journal import last_words, lines_since, said
 from vfsd.model import MachineSpec
+from vfsd.opened import Openings
 from vfsd.share import Share, why_virtiofsd_failed
 from vfsd.supervisor import UnitStatus
 
@@ -34,6 +35,7 @@ async def failed_start(
     invocation: str,
     problem: str,
     error: BaseException,
+    openings: Openings,
     *,
     thawing: bool,
 ) -> VfsdError:
@@ -41,6 +43,7 @@ async def failed_start(
 
     :param invocation: that of QEMU's unit, as the journal has it.
     :param problem: how QEMU ended by itself; "" if it did not.
+    :param openings: what QEMU got opened.
     """
     begin = f'machine "{spec.name}"'
     log = context.scope.hint("journalctl", f"-u {names.machine_unit(spec.name)}")
@@ -61,7 +64,7 @@ async def failed_start(
                 f'{begin}: share "{share.name}": {_failed_move(words)}; what is shared must be as it was when the '
                 "guest was suspended: put it back and thaw again, or kill the machine to forget its guest"
             )
-    words = await qemus_words(context, spec, invocation)
+    words = await qemus_words(context, spec, invocation, openings)
     if words:
         return UnitFailed(f"{begin}: QEMU said: {words}")
     return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
@@ -99,9 +102,10 @@ def _failed_move(words: str) -> str:
     return _MOVE_FAILED + words.partition(_MOVE_FAILED)[2]
 
 
-async def qemus_words(context: Context, spec: MachineSpec, invocation: str) -> str:
+async def qemus_words(context: Context, spec: MachineSpec, invocation: str, openings: Openings) -> str:
     """What a QEMU said last, without vfsd's own paths; "" if nothing is known."""
-    return _as_the_user_named_it(context, spec, await last_words(invocation, f"vfsd-{spec.name}"))
+    words = await last_words(invocation, f"vfsd-{spec.name}")
+    return _as_the_user_named_it(context, spec, openings.named(words))
 
 
 async def guest_panicked(spec: MachineSpec, invocation: str, status: UnitStatus) -> bool:
@@ -129,4 +133,8 @@ def _as_the_user_named_it(context: Context, spec: MachineSpec, words: str) -> st
     paths = context.paths.machine(spec.name)
     for what in _FILES:
         words = words.replace(str(paths.link(what)), getattr(spec, what))
-    return words.replace(str(paths.folder), "").removeprefix("qemu-system-x86_64: ")
+    return (
+        words.replace(f"/run/{paths.display_folder}", "")
+        .replace(str(paths.folder), "")
+        .removeprefix("qemu-system-x86_64: ")
+    )

@@ -56,6 +56,8 @@ class Launch:
     """Whether the console has a socket."""
     layout: Layout
     """Where the shares' devices stand."""
+    openings: Openings
+    """What QEMU gets opened."""
     vsock: Address | None = None
     """The guest's address there, and the port to which it speaks."""
 
@@ -145,6 +147,7 @@ async def prepare(context: Context, machine: Lifecycle, before: Predecessor | No
         accelerator=accelerator,
         console=qemu.chardev_hub,
         layout=layout,
+        openings=openings,
         vsock=vsock,
     )
 

@@ -13,6 +13,7 @@ from vfsd.context import Context, now_usec
 from vfsd.devices import Layout, Plug
 from vfsd.errors import WrongState
 from vfsd.model import MachineSpec, MachineState
+from vfsd.opened import Openings
 from vfsd.paths import MachinePaths
 from vfsd.share import Share
 from vfsd.store import Kind
@@ -50,6 +51,8 @@ class Condition(ABC):
         self._force: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._starting = False
+        self._openings = Openings(0, opens=False)
+        """What the QEMU that was started last got opened."""
         self._invocation = ""
         self._last_status = UnitStatus()
         self._end = ""

@@ -152,10 +152,10 @@ def _chain(image: Path) -> list[dict[str, Any]]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
         told: list[dict[str, Any]] = json.loads(done.stdout)
-    except subprocess.CalledProcessError as error:
-        raise InvalidArgs(f"an image can't be used: {str(error.stderr).strip()}") from None
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        raise InvalidArgs(f'qemu-img does not tell of which files "{image}" consists; name another') from None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        raise InvalidArgs(
+            f'"{image}" is no sound qcow2 image, or a file is missing that it names; qemu-img info tells which'
+        ) from None
     return told
 
 

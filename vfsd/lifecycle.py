@@ -242,6 +242,7 @@ class Lifecycle(Condition):
 
     async def _start(self, before: Predecessor | None, take_in: TakeIn | None) -> None:
         launch = await prepare(self._context, self, before)
+        self._openings = launch.openings
         for share in self.attached:
             await share.hand_over()
         self.readiness.begin(launch.vsock)
@@ -306,6 +307,7 @@ class Lifecycle(Condition):
             self._invocation,
             problem,
             error,
+            self._openings,
             thawing=self.suspended,
         )
 

@@ -7,11 +7,14 @@ which the file must let everybody do.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 _READ_ONLY = 1
 """OPENFILE_READ_ONLY of systemd's src/shared/open-file.h."""
+
+_DESCRIPTOR = re.compile(r"/(?:proc/self/fd|dev/fdset)/(\d+)")
 
 OpenFile = tuple[str, str, int]
 """One entry of OpenFile=: path, name of the descriptor, flags."""
@@ -61,6 +64,15 @@ class Openings:
         number = self._first + len(self._files)
         self._files.append((str(path), f"file{number}", 0 if writable else _READ_ONLY))
         return Opened(path, number)
+
+    def named(self, words: str) -> str:
+        """QEMU's words, with the paths of what was opened in place of the descriptors."""
+
+        def path(match: re.Match[str]) -> str:
+            place = int(match[1]) - self._first
+            return self._files[place][0] if 0 <= place < len(self._files) else match[0]
+
+        return _DESCRIPTOR.sub(path, words)
 
     @property
     def entries(self) -> list[OpenFile]:

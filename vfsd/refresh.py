@@ -25,6 +25,7 @@ from vfsd.limits import MEMORY_OVERHEAD
 from vfsd.meeting import Meeting
 from vfsd.migration import Channels
 from vfsd.model import MachineState
+from vfsd.opened import Openings
 from vfsd.qmp import Monitor, ignore
 from vfsd.supervisor import CLEANUP_TIMEOUT, SupervisorError, UnitStatus, start_units
 from vfsd.turns import finish
@@ -122,6 +123,7 @@ class _Refresh:
         self._stopped_at = self._resumed_at = 0
         """When the one QEMU let the guest stand still and the other one let it go on, by their clocks."""
         self._done = False
+        self._openings = Openings(0, opens=False)
 
     @property
     def _who(self) -> str:
@@ -190,6 +192,7 @@ class _Refresh:
             shared=shared,
         )
         launch = await prepare(self._context, machine, before)
+        self._openings = launch.openings
         aux = [unit for unit in launch.aux if unit.name != machine.slice]
         try:
             await start_units(self._context.supervisor, launch.unit, aux, _units(machine, self._suffix))
@@ -339,7 +342,7 @@ class _Refresh:
             problem = await blame.failed_move(share, status, self._begun_at)
             if problem:
                 return UnitFailed(f'{begin}: share "{share.name}": {problem}')
-        words = await blame.qemus_words(context, machine.spec, last[self._unit].invocation)
+        words = await blame.qemus_words(context, machine.spec, last[self._unit].invocation, self._openings)
         return type(error)(f"{begin}: {error}{f'; the second QEMU said: {words}' if words else ''}")
 
 

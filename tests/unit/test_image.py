@@ -78,7 +78,7 @@ def test_what_belongs_to_it_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
     made("-f", "raw", str(base), "1M")
     made("-f", "qcow2", "-b", str(base), "-F", "raw", str(top))
     base.unlink()
-    with pytest.raises(InvalidArgs, match="base"):
+    with pytest.raises(InvalidArgs, match="a file is missing"):
         image.look(top, tmp_path / "state")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(PrerequisiteMissing, match="qemu-utils"):

@@ -282,3 +282,13 @@ def test_a_users_virtiofsd_may_map_ids() -> None:
 def test_a_users_guest_makes_no_setuid_files_unless_it_may() -> None:
     assert get(share_units(scope=Scope.USER)[1])["RestrictSUIDSGID"] is True
     assert get(share_units(scope=Scope.USER, AllowSetuid=("b", True))[1])["RestrictSUIDSGID"] is False
+
+
+def test_what_qemu_says_of_a_descriptor_is_said_of_the_file() -> None:
+    openings = Openings(9, opens=True)
+    openings.add(Path("/run/vfsd/machine/dev/kernel"))
+    openings.add(Path("/run/vfsd/machine/dev/image"), writable=True)
+    said = "no '/proc/self/fd/9', no \"/dev/fdset/10\", nor /proc/self/fd/11"
+    assert openings.named(said) == (
+        "no '/run/vfsd/machine/dev/kernel', no \"/run/vfsd/machine/dev/image\", nor /proc/self/fd/11"
+    )
