@@ -30,7 +30,7 @@ _CODE = bytes.fromhex(
     "88c4 bafd03 ec a820 74fb 88e0 baf803 ee c3"  # write one byte once the port has sent the last
 )
 _SECTOR = 512
-_DISK = 1 << 20
+DISK = 1 << 20
 """Bytes. SeaBIOS boots from no disk that is much smaller."""
 
 
@@ -43,7 +43,7 @@ def boot_sector(*, stubborn: bool = False) -> bytes:
 
 def make_image(path: Path, *, stubborn: bool = False) -> Path:
     """Write the disk image; anybody may write to it."""
-    path.write_bytes(boot_sector(stubborn=stubborn).ljust(_DISK, b"\0"))
+    path.write_bytes(boot_sector(stubborn=stubborn).ljust(DISK, b"\0"))
     path.chmod(0o666)
     return path
 
