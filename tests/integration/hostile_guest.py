@@ -56,7 +56,7 @@ _OPTIONS: dict[str, dict[str, tuple[str, Any]]] = {
 }
 _OPTIONS_OF_ROOT: dict[str, dict[str, tuple[str, Any]]] = {
     "full": {"DirectIO": ("b", True)},
-    "chroot": {"Sandbox": ("s", "chroot")},
+    "namespace": {"Sandbox": ("s", "namespace")},
     "few": {"LimitNOFILE": ("t", FILES_MAX)},
     "nodes": {"AllowDeviceNodes": ("b", True), "XAttr": ("b", True)},
     "setuid": {"AllowSetuid": ("b", True), "XAttr": ("b", True)},
@@ -172,7 +172,7 @@ def _make_traps(base: Path) -> None:
         if share.is_dir():
             (share / "out").symlink_to(base / "outside")
             (share / "relative").symlink_to("../../outside/secret")
-    for name in ("raw", "chroot"):
+    for name in ("raw", "namespace"):
         _make_special(base / "shares" / name)
     (base / "shares/ro/tree").mkdir()
     (base / "shares/ro/tree/file").write_text("as it was\n")
@@ -303,7 +303,9 @@ async def contained(guest: HostileGuest) -> AsyncIterator[Watched]:
     )
     assert watched.slow() < GET_MAX
     assert max(watched.read) < READ_MAX
-    assert surroundings(guest) == before
+    after = surroundings(guest)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert not changed, {name: (before.get(name), after.get(name)) for name in sorted(changed)}
     assert guest.vfsd.main_pid() == pid
     assert memory(pid) - size < MEMORY_MAX
     unit = "_SYSTEMD_UNIT=vfsd.service" if guest.vfsd.scope == "system" else "_SYSTEMD_USER_UNIT=vfsd.service"

@@ -289,13 +289,16 @@ async def test_locks_end_at_the_guest(guest: HostileGuest, client: Client) -> No
 
 
 async def test_no_request_leads_out(guest: HostileGuest, client: Client) -> None:
-    """virtiofsd takes names with slashes. What holds is its root: above that there is nothing."""
+    """virtiofsd takes names with slashes. What holds is its root: above that there is nothing.
+
+    On the system bus that is chroot's, on a user's that of a namespace.
+    """
     await nothing_leads_out(guest, client, "raw")
 
 
 @only_system
-async def test_no_request_leads_out_of_a_chroot(guest: HostileGuest, client: Client) -> None:
-    await nothing_leads_out(guest, client, "chroot")
+async def test_no_request_leads_out_of_a_namespace(guest: HostileGuest, client: Client) -> None:
+    await nothing_leads_out(guest, client, "namespace")
 
 
 async def nothing_leads_out(guest: HostileGuest, client: Client, tag: str) -> None:

@@ -1,4 +1,4 @@
-"""Says by the device for it, so many times (the argument), that a crashed kernel was loaded, and what has no meaning."""
+"""Says by the device for panics that there was one, in ways that mean none. Argument: how many times."""
 
 from __future__ import annotations
 
