@@ -87,7 +87,8 @@ def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
         ("PrivateIPC", "b", True),
         ("PrivateTmp", "b", True),
         ("PrivateDevices", "b", not spec.allow_device_nodes),  # it takes CAP_MKNOD away
-        ("ProtectSystem", "s", "strict"),
+        # "strict" is a mount of / too, for which systemd drops that of TemporaryFileSystem=; "full" wants an /etc
+        ("ProtectSystem", "s", "yes"),
         # "yes" would hide /run/user for good, below which a user's mount point is
         ("ProtectHome", "s", "tmpfs"),
         # nothing of the host's files but itself and what is shared

@@ -54,9 +54,9 @@ async def test_a_qemus(vfsd: Vfsd, client: Client, folder: Path, network: str, m
         ({}, 2.0),
         ({"ReadOnly": ("b", True)}, 2.0),
         ({"Sandbox": ("s", "none")}, 2.0),
-        ({"AllowSetuid": ("b", True)}, 2.1),
+        ({"AllowSetuid": ("b", True)}, 2.2),
         ({"AllowDeviceNodes": ("b", True)}, 2.6),  # PrivateDevices= and ProtectClock= take CAP_MKNOD away
-        ({"Sandbox": ("s", "namespace")}, 2.9),  # CAP_SYS_ADMIN, mount(2) and namespaces of its own
+        ({"Sandbox": ("s", "namespace")}, 3.0),  # CAP_SYS_ADMIN, mount(2) and namespaces of its own
     ],
 )
 async def test_a_virtiofsds(

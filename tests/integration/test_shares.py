@@ -586,7 +586,7 @@ def test_system_shares_are_confined(vfsd: Vfsd, folder: Path) -> None:
     wanted = {
         "NoNewPrivileges": "yes",
         "PrivateNetwork": "yes",
-        "ProtectSystem": "strict",
+        "ProtectSystem": "yes",
         "ProtectHome": "tmpfs",
         "MemoryDenyWriteExecute": "yes",
         "RestrictSUIDSGID": "yes",
@@ -595,6 +595,16 @@ def test_system_shares_are_confined(vfsd: Vfsd, folder: Path) -> None:
     shown = vfsd.run("systemd-analyze", "security", "--no-pager", SERVICE)
     line = next(line for line in shown.splitlines() if "Overall exposure level" in line)
     assert float(line.partition(": ")[2].split()[0]) <= 2.0
+
+
+def test_virtiofsd_sees_nothing_of_the_host_but_programs(vfsd: Vfsd, folder: Path) -> None:
+    path = create(vfsd, folder, "Sandbox", "s", "none")
+    with connected(vfsd.runtime / "share/src.sock"):
+        root = Path(f"/proc/{wait_active(vfsd, path)}/root")
+        assert [file.name for file in (root / "etc").iterdir()] == ["ld.so.cache"]
+        assert not (root / folder.relative_to("/")).exists()
+        assert list((root / "home").iterdir()) == list((root / "root").iterdir()) == []
+        assert not (root / vfsd.state.relative_to("/")).exists()
 
 
 @only_user
