@@ -53,6 +53,7 @@ _OPTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     "xattr": {"XAttr": ("b", True), "PosixACL": ("b", True)},
     "raw": {},
     "broken": {},
+    "none": {"Sandbox": ("s", "none")},
 }
 _OPTIONS_OF_ROOT: dict[str, dict[str, tuple[str, Any]]] = {
     "full": {"DirectIO": ("b", True)},

@@ -301,6 +301,17 @@ async def test_no_request_leads_out_of_a_namespace(guest: HostileGuest, client: 
     await nothing_leads_out(guest, client, "namespace")
 
 
+async def test_no_request_leads_far_without_a_sandbox(guest: HostileGuest, client: Client) -> None:
+    """virtiofsd's root is that of its unit then, in which there is nothing of the host's but programs."""
+    source = guest.source("none")
+    before = {path.name for path in source.iterdir()}
+    found = (await guest.attack(client, "protocol", "none"))["names"]
+    nowhere = ("../secret", "../../outside/secret", "/etc/passwd", "folder/inside", "folder/../..", "")
+    assert {found[f"look {name}"] for name in nowhere} == {"ENOENT"}
+    assert {told for name, told in found.items() if name.startswith("rename")} == {"EXDEV", "ENOENT"}
+    assert {path.name for path in source.iterdir()} == before
+
+
 async def nothing_leads_out(guest: HostileGuest, client: Client, tag: str) -> None:
     source = guest.source(tag)
     found = await guest.attack(client, "protocol", tag)
