@@ -43,7 +43,7 @@ async def attach(context: Context, machine: Machine, share: Share) -> None:
     try:
         await share.listen_for(machine.place)
         plugged = await plug(context, machine, share, share.spec.tag)
-        if share.spec.mount_point and machine.inside.ready:
+        if share.spec.mount_point and await machine.inside.has_agent():
             await machine.inside.mount(plugged.tag, share.spec.mount_point, guest_options(share.spec))
     except BaseException:
         await finish(_undo(machine, share, plugged))
@@ -62,7 +62,7 @@ async def detach(machine: Lifecycle, share: Share) -> None:
         return
     taken: list[GuestMount] = []
     try:
-        if machine.inside.ready:
+        if await machine.inside.has_agent():
             await machine.inside.query_mounts()
             mounts = [mount for mount in machine.inside.mounts if mount.tag == plugged.tag]
             for mount in reversed(mounts):  # what was mounted last may lie inside of the others

@@ -159,6 +159,17 @@ class Inside:
                     await self.query_mounts()
                 await self._ready.wait()
 
+    async def has_agent(self) -> bool:
+        """Whether the guest has an agent, which answers. :raise GuestTimeout: it does not. MonitorFailed."""
+        if self._greeting is None:
+            await self.find()  # vfsd may have come up just now
+        if self._greeting is None:
+            return False
+        await self.wait_ready(AGENT_TIMEOUT)
+        if not self.ready:
+            raise GuestTimeout(f"the agent of {self._who} does not answer; try again, or see to the guest")
+        return True
+
     async def query(self) -> None:
         """Ask for the system and the mounts anew. :raise VfsdError: the agent does not answer."""
         agent = self._require()

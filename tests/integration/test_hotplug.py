@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from dbus_next import Variant
 
+from tests.integration.conftest import only_user
 from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
 from tests.integration.tiny_guest import started
 
@@ -140,6 +141,42 @@ async def test_a_guest_mounts_it_at_once_and_gives_it_back(vfsd: Vfsd, client: C
     own = f"guest.{first.name}"
     await client.call(*detach, own)
     assert await client.get(machine, MACHINE, "Shares") == []
+
+
+async def test_a_vfsd_that_came_up_just_now_waits_for_the_agent(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    """It was not asked to mount, or to unmount what was then torn out, while vfsd did not know of it yet."""
+    source = folder / "late"
+    source.mkdir()
+    await client.create_share("late", source, MountPoint=("s", "/late"))
+    machine = await builtin(client, folder)
+    await guest_is_ready(vfsd, machine)
+    vfsd.systemctl("stop", "vfsd.service")
+    await client.call(machine, MACHINE, "AttachShare", "sa{sv}", "late", {})  # the bus starts vfsd
+    _, output, _ = await execute(client, machine, "mount", "-t", "virtiofs")
+    assert b"late on /late " in output
+    vfsd.systemctl("stop", "vfsd.service")
+    await client.call(machine, MACHINE, "DetachShare", "s", "late")
+    _, output, _ = await execute(client, machine, "mount", "-t", "virtiofs")
+    assert b"/late" not in output
+
+
+@only_user
+async def test_what_is_mounted_is_not_torn_from_a_guest_whose_agent_is_silent(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    machine = await builtin(client, folder)
+    await guest_is_ready(vfsd, machine)
+    [share] = await client.get(machine, MACHINE, "Shares")
+    # what reads its requests
+    await execute(client, machine, "sh", "-c", "(sleep 0.5; killall -STOP awk) </dev/null >/dev/null 2>&1 &")
+    await asyncio.sleep(2)
+    vfsd.restart()
+    detach = client.call(machine, MACHINE, "DetachShare", "s", f"guest.{folder.name}")
+    await refused(detach, "GuestTimeout", "does not answer")
+    assert await client.get(machine, MACHINE, "Shares") == [share]
+    assert await client.get(share, SHARE, "State") == "active"
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.3])
