@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,12 @@ class Share(Serving):
 
     async def listen_again(self) -> None:
         """Listen if that is wanted and the source is there; what fails is told by state and reason."""
-        async with self._turns.take():
-            if self.memory.stopped or self.state.serves or self.in_use or self._has_client:
-                return
-            try:
+        with contextlib.suppress(VfsdError):  # state and journal say it, or the share was removed meanwhile
+            async with self._turns.take():
+                if self.memory.stopped or self.state.serves or self.in_use or self._has_client:
+                    return
                 await self._take_down()
                 await self._listen()
-            except VfsdError:
-                return  # state and journal say it
 
     async def renew(self) -> bool:
         """Listen anew if the socket's file was taken away; whether it was. :raise VfsdError: it listens no more."""

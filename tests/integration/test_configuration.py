@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import time
@@ -318,3 +319,10 @@ def test_a_share_without_its_source_waits_for_it(vfsd: Vfsd, folders: Folders, f
     assert told_of(vfsd, folder / "later") in vfsd.get(SRC, SHARE, "Reason")
     (folder / "later").mkdir()
     wait_for(lambda: shares(vfsd) == {"src": "listening"}, "it listens by itself")
+
+
+async def test_a_share_that_is_removed_meanwhile_is_no_error_of_reload(client: Client, folder: Path) -> None:
+    """Nor does it keep a vfsd that has come up from what it starts after the shares."""
+    for _ in range(5):
+        await client.create_share("short", folder)
+        await asyncio.gather(client.manager("RemoveShare", "s", "short"), client.manager("Reload"))
