@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vfsd import virtiofsd
@@ -16,7 +17,7 @@ from vfsd.errors import (
     VfsdError,
     WrongState,
 )
-from vfsd.journal import last_words
+from vfsd.journal import WARNING, MessageId, last_words
 from vfsd.limits import LIMITS
 from vfsd.model import ShareSpec, ShareState
 from vfsd.names import FIRST
@@ -133,7 +134,7 @@ class Share(Serving):
             if self.machine is not None:
                 self.machine.check_tag(spec.tag, besides=self.name)
             if self._occupied:
-                await self._context.limit(self.service_unit, dbus_name, spec, f'share "{self.name}"')
+                await self._limit(dbus_name, spec)
             before, self.spec = self.spec, spec
             try:
                 self.save()
@@ -142,11 +143,41 @@ class Share(Serving):
                 raise
             self._context.changed(self)
 
+    async def _limit(self, option: str, spec: ShareSpec) -> None:
+        """Tell the service of a limit, once it runs. :raise UnitFailed: systemd refused.
+
+        For a service that does not run systemd makes a control group too, and leaves it behind when the unit goes.
+        """
+        if self.owned or self._has_client:
+            await self._context.limit(self.service_unit, option, spec, f'share "{self.name}"')
+        else:
+            wait = {*self.memory.limits_wait.split(), option}
+            self._remember(limits_wait=" ".join(sorted(wait)))
+
+    def _limit_what_runs(self) -> None:
+        if self.memory.limits_wait and self._has_client:
+            self._context.spawn(self._limit_later(self.memory.limits_wait.split()))
+            self._remember(limits_wait="")
+
+    async def _limit_later(self, options: Sequence[str]) -> None:
+        try:
+            for option in options:
+                await self._limit(option, self.spec)
+        except VfsdError as error:
+            self._context.journal.write(
+                MessageId.REFUSED, WARNING, str(error), unit=self.service_unit, share=self.name
+            )
+
     async def space(self) -> list[int]:
         """Size and free space of the source's file system in bytes. :raise VfsdError: see the interface."""
         return list(await virtiofsd.space(self.spec))
 
-    # what becomes of its source
+    # what becomes of its source, and of its units
+
+    def adopt(self) -> None:
+        """Take over the state in which systemd has the units."""
+        super().adopt()
+        self._limit_what_runs()
 
     def unit_changed(self, unit: str, status: UnitStatus) -> None:
         """A unit of the share changed, or is gone."""
@@ -156,6 +187,7 @@ class Share(Serving):
             if problem:
                 self._source_vanished(problem)
         super().unit_changed(unit, status)
+        self._limit_what_runs()
         if self.gone and unit == self.service_unit and not (status.runs or self.in_use):
             self._context.spawn(self.listen_again())  # the last client of what is gone has left
 
@@ -220,6 +252,7 @@ class Share(Serving):
 
     async def units(self, place: Place = ALONE) -> tuple[Unit, Unit]:
         """Socket and service, with the link that they name made. :raise VfsdError: see virtiofsd.units()."""
+        self._remember(limits_wait="")
         return await virtiofsd.units(self._context, self.spec, place)
 
     async def hand_over(self) -> None:

@@ -72,6 +72,8 @@ class Memory:
     stopped: bool = False
     """A share that was stopped on request, and is not to listen again by itself."""
     removing: bool = False
+    limits_wait: str = ""
+    """Limits of a share that changed and that its service is to be told when it runs: names, with blanks between."""
     failure: str = ""
     restarts: int = 0
     state: str = ""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from dbus_next import Variant
 
-from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until
+from tests.integration.harness import MACHINE, SHARE, BusError, Client, Vfsd, until, wait_for
+from tests.integration.sharing import connected, wait_active, wait_state
 from tests.integration.tiny_guest import started, tiny_machine
 from tests.integration.vfsctl import ok
 from vfsd.guest.command_line import escape
@@ -101,12 +102,32 @@ async def test_limits_change_while_a_machine_runs(vfsd: Vfsd, client: Client, fo
 async def test_limits_of_a_share_that_stands_alone(vfsd: Vfsd, client: Client, folder: Path) -> None:
     path = await client.create_share("src", folder, IOWeight=("t", 20))
     assert systemds(vfsd, "vfsd-share-src.service")["IOWeight"] == "20"
-    await put(client, path, SHARE, **SHARE_LIMITS)  # while it listens
-    assert systemds(vfsd, "vfsd-share-src.service") == shown(SHARE_LIMITS)
+    # while it listens: its service is told when it runs, whoever was there when that was said
+    await put(client, path, SHARE, **SHARE_LIMITS)
+    vfsd.restart()
+    with connected(await client.get(path, SHARE, "SocketPath")):
+        wait_active(vfsd, path)
+        wait_for(
+            lambda: systemds(vfsd, "vfsd-share-src.service") == shown(SHARE_LIMITS), "systemd has the limits"
+        )
+        await put(client, path, SHARE, IOWeight=30)
+        assert systemds(vfsd, "vfsd-share-src.service")["IOWeight"] == "30"
+    wait_state(vfsd, path, "listening")
+    await put(client, path, SHARE, IOWeight=20)
     await client.call(path, SHARE, "Stop")
     await put(client, path, SHARE, MemoryMax=0)
     await client.call(path, SHARE, "Start")
     assert systemds(vfsd, "vfsd-share-src.service") == {**shown(SHARE_LIMITS), "MemoryMax": "infinity"}
+
+
+async def test_limits_leave_no_control_group_behind(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    """systemd makes one as soon as a service is told of a limit, and takes it away only when that has run."""
+    path = await client.create_share("src", folder)
+    await put(client, path, SHARE, MemoryMax=64 << 20)
+    group = vfsd.unit_property("vfsd.slice", "ControlGroup")
+    await client.call(path, SHARE, "Remove")
+    assert group.endswith("/vfsd.slice")
+    assert not list(Path(f"/sys/fs/cgroup{group}").glob("vfsd-share-src*"))
 
 
 @pytest.mark.parametrize(
