@@ -10,6 +10,7 @@ import stat
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from vfsd.guest import (
     kernel_arguments,
     script,
 )
+from vfsd.guest.cache import cached
 from vfsd.guest.command_line import COMMAND_LINE_SIZE, escape
 from vfsd.guest.modules import ModuleTree, ModuleUnreadable, module_name
 
@@ -533,3 +535,16 @@ class TestBoot:
             guest.type(f"echo data >/mnt/src/f\n{typed}")
             guest.wait_for_end()
         assert (tmp_path / "share/f").read_text() == "data\n"
+
+
+def test_what_is_there_is_not_read_whole(tmp_path: Path) -> None:
+    """Each thread keeps the room that it needed once, and a daemon has several."""
+    path, size = tmp_path / "builtin-x", 32 << 20
+    cached(path, lambda: bytes(size))
+    tracemalloc.start()
+    try:
+        assert cached(path, lambda: b"").stat().st_size == size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 8

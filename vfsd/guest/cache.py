@@ -25,11 +25,13 @@ def cached(path: Path, make: Callable[[], bytes]) -> Path:
     record = path.with_name(f"{path.name}.sum")
     with contextlib.suppress(OSError, ValueError):
         length, digest = record.read_text(encoding="ascii").split()
-        content = path.read_bytes()
-        if len(content) == int(length) and hashlib.sha256(content).hexdigest() == digest:
-            for file in (path, record):
-                os.utime(file)
-            return path
+        # piece by piece: of some 20 MiB, read whole at each start, each thread would keep the room
+        with path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size == int(length)
+            if whole and hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                for each in (path, record):
+                    os.utime(each)
+                return path
     content = make()
     _write(path, content)
     _write(record, f"{len(content)} {hashlib.sha256(content).hexdigest()}\n".encode())
