@@ -243,7 +243,9 @@ async def _disk(context: Context, machine: Lifecycle, files: _Files) -> list[Lay
         return []
     files.check("image", spec.image)
     try:
-        found = await asyncio.to_thread(image.look, Path(spec.image), context.paths.machine_state(spec.name))
+        found = await asyncio.to_thread(
+            image.look, Path(spec.image), context.paths.machine_state(spec.name), spec.name
+        )
     except OSError as error:
         raise InvalidArgs(
             f'"{error.filename}", of the image of machine "{spec.name}", can\'t be used: {error.strerror}'

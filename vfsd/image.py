@@ -53,16 +53,17 @@ class Layer:
     data: Opened | None = None
 
 
-def look(image: Path, folder: Path) -> list[File]:
+def look(image: Path, folder: Path, machine: str) -> list[File]:
     """The files of an image, the topmost first; blocks.
 
     :param folder: where the format is remembered.
+    :param machine: whose image it is.
     :raise OSError: the image can't be read. PrerequisiteMissing, InvalidArgs: its files can't be found out.
     """
     kind = _format(image, folder)
     if kind != "qcow2" or not _has_further_files(image):
         return [File(image, kind, _is_device(image))]
-    return [_file(told) for told in _chain(image)]
+    return [_file(told) for told in _chain(image, machine)]
 
 
 def layers(files: Iterable[File], openings: Openings) -> list[Layer]:
@@ -132,29 +133,22 @@ def _has_further_files(image: Path) -> bool:
     return bool(int.from_bytes(header[_BACKING]) or features & _EXTERNAL_DATA)
 
 
-def _chain(image: Path) -> list[dict[str, Any]]:
+def _chain(image: Path, machine: str) -> list[dict[str, Any]]:
     program = shutil.which("qemu-img")
     if program is None:
         raise PrerequisiteMissing(
-            f'"{image}" consists of several files, which qemu-img must tell; install it (Debian: qemu-utils)'
+            f'"{image}", the image of machine "{machine}", has several files, of which qemu-img tells; install it '
+            "(Debian: qemu-utils)"
         )
-    command = [
-        program,
-        "info",
-        "--force-share",
-        "--backing-chain",
-        "--output=json",
-        "-f",
-        "qcow2",
-        "--",
-        str(image),
-    ]
+    options = ("--force-share", "--backing-chain", "--output=json", "-f", "qcow2")
+    command = [program, "info", *options, "--", str(image)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
         told: list[dict[str, Any]] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         raise InvalidArgs(
-            f'"{image}" is no sound qcow2 image, or a file is missing that it names; qemu-img info tells which'
+            f'"{image}", the image of machine "{machine}", is no sound qcow2 image, or a file that it '
+            "names is missing; qemu-img info tells which"
         ) from None
     return told
 

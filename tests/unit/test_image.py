@@ -23,22 +23,22 @@ def made(*arguments: str) -> None:
 def test_a_plain_image(tmp_path: Path, kind: str) -> None:
     path = tmp_path / 'a "b",c'
     made("-f", kind, f"file:{path}", "1M")
-    assert image.look(path, tmp_path / "state") == [File(path, kind, is_device=False)]
+    assert image.look(path, tmp_path / "state", "m") == [File(path, kind, is_device=False)]
 
 
 def test_what_a_guest_writes_into_a_raw_image_makes_no_other_of_it(tmp_path: Path) -> None:
     path, secret, state = tmp_path / "disk", tmp_path / "secret", tmp_path / "state"
     made("-f", "raw", str(path), "1M")
     secret.write_bytes(b"x" * 4096)
-    assert image.look(path, state)[0].format == "raw"
+    assert image.look(path, state, "m")[0].format == "raw"
     evil = tmp_path / "evil"
     made("-f", "qcow2", "-b", str(secret), "-F", "raw", str(evil))
     with path.open("r+b") as disk:
         disk.write(evil.read_bytes())
-    assert image.look(path, state) == [File(path, "raw", is_device=False)]
+    assert image.look(path, state, "m") == [File(path, "raw", is_device=False)]
     # another file in its place is the administrator's doing
     evil.replace(path)
-    assert [file.path for file in image.look(path, state)] == [path, secret]
+    assert [file.path for file in image.look(path, state, "m")] == [path, secret]
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"path": 1}', '{"format": "vmdk"}'])
@@ -47,7 +47,7 @@ def test_a_damaged_record_is_made_anew(tmp_path: Path, record: str) -> None:
     made("-f", "qcow2", str(path), "1M")
     state.mkdir()
     (state / "image.json").write_text(record)
-    assert image.look(path, state)[0].format == "qcow2"
+    assert image.look(path, state, "m")[0].format == "qcow2"
     assert json.loads((state / "image.json").read_text())["format"] == "qcow2"
 
 
@@ -56,7 +56,7 @@ def test_an_image_of_several_files(tmp_path: Path) -> None:
     made("-f", "raw", str(base), "1M")
     made("-f", "qcow2", "-b", "base", "-F", "raw", str(middle))
     made("-f", "qcow2", "-b", str(middle), "-F", "qcow2", "-o", f"data_file={data}", str(top))
-    found = image.look(top, tmp_path / "state")
+    found = image.look(top, tmp_path / "state", "m")
     assert found == [
         File(top, "qcow2", is_device=False, data=data),
         File(middle, "qcow2", is_device=False),
@@ -78,8 +78,8 @@ def test_what_belongs_to_it_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
     made("-f", "raw", str(base), "1M")
     made("-f", "qcow2", "-b", str(base), "-F", "raw", str(top))
     base.unlink()
-    with pytest.raises(InvalidArgs, match="a file is missing"):
-        image.look(top, tmp_path / "state")
+    with pytest.raises(InvalidArgs, match="is missing"):
+        image.look(top, tmp_path / "state", "m")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(PrerequisiteMissing, match="qemu-utils"):
-        image.look(top, tmp_path / "state")
+        image.look(top, tmp_path / "state", "m")
