@@ -148,6 +148,7 @@ async def test_systemctl_stop_asks_the_guest_first(
     if vfsd_is != "there":
         vfsd.systemctl("stop", "vfsd.service")
         assert vfsd.main_pid() == 0
+        vfsd.systemctl("reset-failed", "vfsd.service", check=False)
     vfsd.systemctl("daemon-reload")
     await asyncio.to_thread(vfsd.systemctl, "stop", UNIT)
     assert BUTTON in console(vfsd, pid)
