@@ -73,7 +73,7 @@ class _Sender:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket: socket.socket | None = None
         self._waiting: deque[bytes] = deque()
         self._left_out = 0
 
@@ -94,13 +94,13 @@ class _Sender:
 
     def _go_on(self) -> None:
         if not self._send():
-            with contextlib.suppress(
-                RuntimeError
-            ):  # no event loop runs: the next entry, or the end, tries again
+            with contextlib.suppress(RuntimeError):  # no event loop: the next entry, or the end, tries again
                 asyncio.get_running_loop().call_later(RETRY, self._go_on)
 
     def _send(self) -> bool:
         """Send what waits; whether that is all."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         while self._waiting:
             try:
                 self._socket.sendto(self._waiting[0], socket.MSG_DONTWAIT, _JOURNALD)
