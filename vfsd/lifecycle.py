@@ -246,21 +246,15 @@ class Lifecycle(Condition):
         for share in self.attached:
             await share.hand_over()
         self.readiness.begin(launch.vsock)
+        # before it runs: a vfsd that is killed now could ask nobody for them
+        self._remember(
+            accelerator=launch.accelerator, console=launch.console, layout=launch.layout.write(), suffix=FIRST
+        )
         await self._start_unit(launch)
         self.accelerator = launch.accelerator
         self.layout = launch.layout
         self.console_path = self._console_path() if launch.console else ""
-        self._remember(
-            accelerator=launch.accelerator,
-            console=launch.console,
-            layout=launch.layout.write(),
-            restart=False,
-            invocation=self._invocation,
-            failure="",
-            end="",
-            suffix=FIRST,
-            downtime_usec=0,
-        )
+        self._remember(restart=False, invocation=self._invocation, failure="", end="", downtime_usec=0)
         self._changed()  # who wants to see the guest's first words can connect to the console now
         await self.qemu.connect(take_in)
         if self._failure:
