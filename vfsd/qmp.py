@@ -68,8 +68,10 @@ class Monitor:
                 await client.connect(str(path))
         except TimeoutError:
             raise MonitorFailed("QEMU's monitor did not answer in time") from None
-        except (QMPError, OSError) as error:
-            raise MonitorFailed(f"QEMU's monitor can't be reached: {error}") from None
+        except (QMPError, OSError, AssertionError) as error:
+            # the library asserts that QEMU is there still when all is said
+            await monitor.close()
+            raise MonitorFailed(f"QEMU's monitor can't be reached: {str(error) or 'it was closed'}") from None
         return monitor
 
     async def execute(self, command: str, **arguments: object) -> Any:
@@ -114,7 +116,10 @@ class Monitor:
             await self._client.runstate_changed()
 
     async def close(self) -> None:
-        """End the connection, whatever state it is in."""
+        """End the connection, whatever state it is in; to its end, even if this task is cancelled meanwhile."""
+        await asyncio.shield(self._disconnect())
+
+    async def _disconnect(self) -> None:
         with contextlib.suppress(Exception):  # what it failed with does not matter any more
             await self._client.disconnect()
 
