@@ -139,6 +139,10 @@ class TestCommandLine:
     def test_console_of_the_architecture(self) -> None:
         assert kernel_arguments([], machine="aarch64")[0] == "console=ttyAMA0"
 
+    def test_no_panic_where_the_emulated_timer_is_late(self) -> None:
+        assert "no_timer_check" in kernel_arguments([], machine="x86_64")
+        assert "no_timer_check" not in kernel_arguments([], machine="aarch64")
+
     def test_outer_mounts_come_first(self) -> None:
         words = kernel_arguments([Mount("b", "/x/y/"), Mount("a", "//x")])
         assert [word for word in words if "mount" in word] == ["vfsd.mount=a:/x", "vfsd.mount=b:/x/y"]
