@@ -83,7 +83,8 @@ async def test_a_share_follows_its_disk(vfsd: Vfsd, client: Client, disk: Disk) 
         since = time.monotonic()
         disk.umount()
         reason = await becomes(client, path, "unavailable", since)
-        assert f'"{disk.place}", the source of share "src", is not there' in reason
+        assert 'the source of share "src", is not there' in reason
+        assert (str(disk.place) in reason) == (vfsd.scope == "user"), "no path is broadcast"
         assert "is not mounted" in reason
         assert await client.get(path, SHARE, "Reason") == reason
         await until(lambda: not socket.exists(), "nobody can connect")
@@ -189,7 +190,7 @@ async def test_a_directory_that_goes_and_comes(vfsd: Vfsd, client: Client, folde
     else:
         source.rmdir()
     reason = await becomes(client, path, "unavailable", since)
-    assert f'"{source}", the source of share "src", does not exist' in reason
+    assert 'the source of share "src", does not exist' in reason
     since = time.monotonic()
     if moved and how != "replaced":
         away.rename(moved)
@@ -208,11 +209,13 @@ async def test_a_guest_keeps_its_file_system_and_is_told(vfsd: Vfsd, client: Cli
     since = time.time()
     begun = time.monotonic()
     disk.umount()
-    reason = await becomes(client, path, "unavailable", begun)
+    await becomes(client, path, "unavailable", begun)
     assert client.signals.changes(machine, "Degraded")[-1] is True
     assert "is not mounted" in await client.get(machine, MACHINE, "Reason")
     [entry] = vfsd.journal("VFSD_MACHINE=tiny", "VFSD_NEW_STATE=unavailable", since=since)
-    assert (entry["VFSD_REASON"], entry["PRIORITY"]) == (reason, "4")
+    assert "the source of share" in entry["VFSD_REASON"]
+    assert str(disk.place) in entry["VFSD_REASON"], "the journal has the path"
+    assert entry["PRIORITY"] == "4"
     assert (await client.get(machine, MACHINE, "State"), await client.get(path, SHARE, "MainPID")) == (
         "running",
         pid,
@@ -396,6 +399,7 @@ async def test_another_disk_in_its_place_is_not_its_disk(vfsd: Vfsd, client: Cli
 @only_system
 async def test_udev_tells_of_kvm(vfsd: Vfsd, udevd: None) -> None:
     """The event is a real one of the kernel's, asked for as udevadm trigger would if /sys could be written to."""
+    vfsd.restart()  # libudev hears nothing for whoever began to listen when there was no udevd
     since = time.time()
     ask = (
         "mount -t sysfs none /mnt && mount -o remount,rw /mnt && "

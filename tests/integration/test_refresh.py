@@ -45,6 +45,8 @@ async def ready(vfsd: Vfsd, client: Client, folder: Path, **options: tuple[str, 
     folder.chmod(0o777)
     machine = await builtin(client, folder, **options)
     await guest_is_ready(vfsd, machine)
+    # what is asked of the agent at first is answered: on a busy host a move would not wait long enough for it
+    await until(lambda: vfsd.get(machine, MACHINE, "GuestSystem"), "its agent has told all")
     assert (await execute(client, machine, "sh", "-c", WRITER))[0] == 0
     return machine
 
