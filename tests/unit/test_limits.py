@@ -155,6 +155,17 @@ async def test_who_does_not_read_gets_no_more() -> None:
     await setting.gate.close(VfsdError("going down"))
 
 
+async def test_nothing_is_begun_any_more() -> None:
+    """A machine that is started while vfsd goes down is left half started."""
+    setting = Setting(at_once=False)
+    first, second = FakeCall("a"), FakeCall("a")
+    setting.come(first)
+    await setting.gate.close(VfsdError("going down"))
+    setting.come(second)
+    assert (setting.begun, setting.refused) == ([first], [second])
+    setting.finish(first)
+
+
 async def test_slots_are_given_in_turns() -> None:
     slots = FairSlots(1)
     order: list[str] = []

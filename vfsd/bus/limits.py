@@ -161,6 +161,7 @@ class Gate:
         self._running: dict[Incoming, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._closed: VfsdError | None = None
 
     def let_in(self, call: Incoming) -> None:
         """Take a call that came; serve() begins it. Each call that was taken has to be done() once."""
@@ -171,7 +172,9 @@ class Gate:
         own.bytes += call.size
         self._calls += 1
         self._bytes += call.size
-        if too_much := self._too_much(call, own):
+        if self._closed is not None:
+            self._refuse(call, self._closed)
+        elif too_much := self._too_much(call, own):
             self._turn_away(call, own, too_much)
         elif (withheld := self._withheld.get(call.sender)) is not None:
             withheld.append(call)
@@ -212,7 +215,8 @@ class Gate:
             self._count_unread(call.sender, sent)
 
     async def close(self, error: VfsdError) -> None:
-        """Refuse what was not begun."""
+        """Refuse what was not begun, and what comes from now on."""
+        self._closed = error
         for calls in self._withheld.values():
             for call in calls:
                 self._refuse(call, error)
