@@ -36,7 +36,7 @@ class Adoption(Sleep):
             await self._adopt_running(status)
         elif self.suspended:
             self.reason = saved.SUSPENDED
-            self._remember(accelerator="", invocation="", end="", layout="", saving=False)
+            self._remember(accelerator="", invocation="", end="", layout="", healing="", saving=False)
         elif known.invocation:
             await self._adopt_end()
         elif known.failure:
@@ -103,4 +103,4 @@ class Adoption(Sleep):
         by_force.unlink(missing_ok=True)
         failure = problem if self.state is MachineState.FAILED else ""
         self.state_changed_usec = now_usec()
-        self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
+        self._remember(failure=failure, accelerator="", invocation="", end="", layout="", healing="")

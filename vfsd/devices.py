@@ -65,11 +65,18 @@ def chardev_id(slot: int) -> str:
     return f"share{slot}"
 
 
+def slot_of(chardev: str) -> int | None:
+    """The inverse of chardev_id(), None if it is that of something else."""
+    number = chardev.removeprefix("share")
+    return int(number) if number.isdecimal() and chardev == chardev_id(int(number)) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Plug:
     """A share's device in a running QEMU."""
 
     share: str
+    """"" if nobody knows."""
     slot: int
     tag: str
     """As the guest sees it: that of the share, but for a share that was healed."""

@@ -31,6 +31,7 @@ ATTEMPTS = 3
 WINDOW = 60.0
 AGENT_TIMEOUT = 10.0
 """Seconds to wait for the agent of a guest that vfsd has only just found again."""
+_INTERRUPTED = "vfsd ended as it was healed"
 _HUNG = "guest processes that were inside a request hang until the guest reboots"
 
 
@@ -48,8 +49,7 @@ class Healer:
         if policy is FailurePolicy.HEAL and share.gone:
             return  # until it is back there is nothing to heal with
         if policy is FailurePolicy.HEAL:
-            share.begin_recovery()
-            self._context.spawn(self._heal(share))
+            self._begin(share)
         elif policy is FailurePolicy.RESTART:
             self._context.spawn(self._end(share, again=True))
         elif policy is FailurePolicy.STOP:
@@ -58,10 +58,17 @@ class Healer:
     def source_is_back(self, share: Share) -> None:
         """The running guest has what was there before, which is dead, or on its way out."""
         if self._machine.spec.on_share_failure is FailurePolicy.HEAL:
-            share.begin_recovery()
-            self._context.spawn(self._heal(share))
+            self._begin(share)
         else:
             share.stay_stale()
+
+    def go_on(self) -> None:
+        """Begin again what a vfsd was ended in: what it plugged serves, and may be mounted nowhere."""
+        names = self._machine.memory.healing.split()
+        self._machine.remember(healing="")
+        for share in self._machine.shares:
+            if share.name in names and not share.ails:
+                share.lose(_INTERRUPTED)
 
     async def guest_reboots(self) -> None:
         """Give the shares their own tags back before the guest looks for them."""
@@ -80,6 +87,16 @@ class Healer:
         plugged = self._machine.layout.of(share.name)
         return plugged is not None and plugged.tag != share.spec.tag
 
+    def _begin(self, share: Share) -> None:
+        share.begin_recovery()
+        self._remember(share, healing=True)
+        self._context.spawn(self._heal(share))
+
+    def _remember(self, share: Share, *, healing: bool) -> None:
+        names = set(self._machine.memory.healing.split())
+        (names.add if healing else names.discard)(share.name)
+        self._machine.remember(healing=" ".join(sorted(names)))
+
     async def _heal(self, share: Share) -> None:
         problem = share.last_failure or share.gone
         begun = time.monotonic()
@@ -92,11 +109,13 @@ class Healer:
                 places = await self._replace(share)
         except VfsdError as error:
             reason = f"{problem}; it was not healed: {error}"
+            self._remember(share, healing=False)
             share.end_recovery(problem, reason)
             self._write(reason, WARNING, share)
             return
         where = f"mounted again at {', '.join(places)}" if places else "it was not mounted"
         reason = f"healed after {problem}: {where}; {_HUNG}"
+        self._remember(share, healing=False)
         share.end_recovery("", reason)
         self._context.sources.follow(share)  # it may have gone again
         self._write(f"{reason} ({time.monotonic() - begun:.1f} s)", NOTICE, share)
@@ -108,13 +127,18 @@ class Healer:
             raise NotSupported("the guest is paused")
         if not machine.inside.ready:
             raise NotSupported("the guest has no agent")
-        old = machine.layout.of(share.name)
-        if not share.lost:
-            await share.end_virtiofsd()  # it keeps the file system that is gone
+        # the guest may have what any of them served: a vfsd that healed it may have been ended in between
+        old = [plug.tag for plug in machine.layout.plugs if plug.share == share.name]
+        problem = share.last_failure
+        if not problem or self._context.supervisor.status(share.service_unit).active == "active":
+            await share.end_virtiofsd()  # it keeps the file system that is gone, or is mounted nowhere
+            if problem:
+                share.lose(problem)
+        await hotplug.find_strays(machine)
         await share.listen_anew(machine.place)
         plugged = await hotplug.plug(self._context, machine, share, self._new_tag(share))
         try:
-            return await machine.inside.remount(old.tag if old else share.spec.tag, plugged.tag)
+            return await machine.inside.remount(old or [share.spec.tag], plugged.tag)
         except BaseException:
             await finish(self._take_back(plugged))
             raise

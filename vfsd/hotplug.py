@@ -41,6 +41,12 @@ async def attach(context: Context, machine: Machine, share: Share) -> None:
     plugged = None
     share.attach(machine)
     try:
+        await find_strays(machine)
+        if machine.layout.has_tag(share.spec.tag):
+            raise NotSupported(
+                f'the guest of machine "{machine.name}" has a device with the tag "{share.spec.tag}" already, which'
+                " it did not give back; reset the machine, or set another Tag"
+            )
         await share.listen_for(machine.place)
         plugged = await plug(context, machine, share, share.spec.tag)
         if share.spec.mount_point and await machine.inside.has_agent():
@@ -133,6 +139,23 @@ async def _mount_again(machine: Lifecycle, tag: str, mounts: Sequence[GuestMount
     for mount in reversed(mounts):
         with contextlib.suppress(VfsdError):
             await machine.inside.mount(tag, mount.mount_point, mount.options)
+
+
+async def find_strays(machine: Lifecycle) -> None:
+    """Note devices which a vfsd plugged that was ended before it could say so. :raise MonitorFailed."""
+    execute = machine.qemu.execute
+    known = {plug.slot for plug in machine.layout.plugs}
+    for chardev in await execute("query-chardev"):
+        label = str(chardev.get("label"))
+        slot = devices.slot_of(label)
+        if slot is None or slot in known:
+            continue
+        try:
+            await execute("chardev-remove", id=label)
+        except MonitorFailed:  # the device uses it
+            path = f"/machine/peripheral/{devices.device_id(slot)}"
+            tag = await execute("qom-get", path=path, property="tag")
+            machine.set_layout(machine.layout.plugged(Plug("", slot, str(tag))))
 
 
 async def plug(context: Context, machine: Lifecycle, share: Share, tag: str) -> Plug:

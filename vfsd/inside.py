@@ -231,23 +231,23 @@ class Inside:
             )
         raise GuestTimeout(f"{self._who} did not unmount {mount_point}: {words}")
 
-    async def remount(self, old_tag: str, new_tag: str) -> list[str]:
-        """Mount another device wherever one was whose file system is dead; returns the places.
+    async def remount(self, old_tags: Sequence[str], new_tag: str) -> list[str]:
+        """Mount another device wherever one of some was whose file systems are dead; returns the places.
 
         Other shares that were mounted inside of it went with it, so they are mounted again too.
 
         :raise VfsdError: the guest did not.
         """
         await self._query_mounts()
-        found = [mount for mount in self.mounts if mount.tag == old_tag]
+        found = [mount for mount in self.mounts if mount.tag in old_tags]
         if not found:
             return []
         back = []
         for number, mount in enumerate(self.mounts):
-            if mount.tag == old_tag:
+            if mount.tag in old_tags:
                 back += [new_tag, mount.mount_point, mount.options, mount.root]
             elif any(mount.mount_point.startswith(f"{outer.mount_point}/") for outer in found) and any(
-                outer.tag == old_tag for outer in self.mounts[:number]
+                outer.tag in old_tags for outer in self.mounts[:number]
             ):
                 back += [mount.tag, mount.mount_point, mount.options, mount.root]
         away = [mount.mount_point for mount in reversed(found)]

@@ -363,6 +363,6 @@ class Lifecycle(Condition):
         self._end = self._failure = ""
         self._set_state(state, reason)
         failure = reason if state is MachineState.FAILED else ""
-        self._remember(failure=failure, accelerator="", invocation="", end="", layout="")
+        self._remember(failure=failure, accelerator="", invocation="", end="", layout="", healing="")
         for share in self.shares:
             share.machine_ended()

@@ -256,8 +256,10 @@ class Machine(Adoption):
         await super().adopt()
         if self.memory.restart and not self.state.idle:
             self._context.spawn(self._healer.start_again())
+        if self.live:
+            self._healer.go_on()
         for share in self.shares:
-            if self.live and share.lost:
+            if self.live and share.lost and not share.recovering:
                 self._healer.react(share)
 
     def guest_resets(self, *, by_itself: bool) -> None:

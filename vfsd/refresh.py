@@ -93,8 +93,8 @@ def check_shares(machine: Condition, what: str) -> None:
     healed = [plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)]
     for plug in (*healed, *machine.orphans):
         raise NotSupported(
-            f'{begin}: a device that share "{plug.share}" had before its virtiofsd ended is there still; reset the '
-            "machine first, or reboot its guest"
+            f'{begin}: a device with the tag "{plug.tag}", whose virtiofsd ended, is there still; reset the machine '
+            "first, or reboot its guest"
         )
 
 

@@ -158,6 +158,11 @@ class Serving(ABC):
 
     # being healed
 
+    def lose(self, problem: str) -> None:
+        """The running guest has no use of what is served, although it is."""
+        self._lost = problem
+        self.refresh()
+
     def begin_recovery(self) -> None:
         """Stay failed, whatever its units do, until end_recovery()."""
         self._recovering = True

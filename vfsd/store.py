@@ -87,6 +87,8 @@ class Memory:
     console: bool = False
     restart: bool = False
     """Whether a machine was shut down to be started again."""
+    healing: str = ""
+    """Shares that are being healed: names, with blanks between."""
     layout: str = ""
     """Where the shares' devices stand in a running QEMU (vfsd.devices.Layout)."""
     saving: bool = False

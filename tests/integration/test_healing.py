@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -80,6 +81,26 @@ async def test_a_healed_share_serves_the_guest_again(vfsd: Vfsd, client: Client,
     assert "failed 4 times within 60 s" in await client.get(share, SHARE, "Reason")
     assert await client.get(machine, MACHINE, "Degraded") is True
     assert await client.get(machine, MACHINE, "State") == "running"
+
+
+async def test_a_vfsd_that_dies_as_it_heals(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    """The fresh virtiofsd served then, nobody had mounted it, and all seemed well."""
+    (folder / "x").write_text("here")
+    options = {"OnShareFailure": ("s", "heal"), "SparePorts": ("u", 20)}
+    machine = await builtin(client, folder, **options)
+    await guest_is_ready(vfsd, machine)
+    [share] = await client.get(machine, MACHINE, "Shares")
+
+    def healed() -> bool:
+        good = vfsd.get(share, SHARE, "State") == "active" and not vfsd.get(machine, MACHINE, "Degraded")
+        return good and bool(vfsd.get(share, SHARE, "MountedAt") == "/first")
+
+    for delay in (0.1, 0.2, 0.3, 0.45):
+        kill_virtiofsd(vfsd, share)
+        await asyncio.sleep(delay)
+        vfsd.crash()
+        await until(healed, f"it is healed, {delay}", 60)
+        assert (await execute(client, machine, "cat", "/first/x"))[:2] == [0, b"here"], delay
 
 
 async def test_a_guest_without_agent_can_not_be_healed(vfsd: Vfsd, client: Client, folder: Path) -> None:
