@@ -159,6 +159,12 @@ class Kept:
                 await asyncio.sleep(0.2)
         raise AssertionError(f"it does not run: {state}")
 
+    async def past_firmware(self) -> None:
+        """Have the machine run, and its kernel, if it has one: a reset of the firmware may hang the guest."""
+        await self.run()
+        if self.life.guest == BUILTIN:
+            await self.ready()
+
     async def ready(self) -> None:
         async def ready() -> bool:
             return bool(await self.caller.get(self.path, "GuestReady"))

@@ -88,7 +88,7 @@ class MachineLife(Kept):
         await self.goes_on()
 
     async def _reset(self) -> None:
-        await self.run()
+        await self.past_firmware()
         self.booting()
         await self.call("Reset")
         await self.boots_again()
@@ -265,8 +265,8 @@ class MachineLife(Kept):
         await eventually(failed, "the machine fails")
 
     async def _vanish(self) -> None:
-        await self.run()
         member = self._draw.choice(("Refresh", "Pause", "Suspend", "Kill", "Reset", "QueryGuest"))
+        await (self.past_firmware() if member == "Reset" else self.run())
         if member in ("Kill", "Reset"):
             self.booting()
         await self.caller.vanish(self.path, member, self._draw.uniform(0.02, 0.5))
@@ -287,7 +287,6 @@ class MachineLife(Kept):
             raise AssertionError(f"{member} of a machine that runs was not refused")
 
     async def _overlap(self) -> None:
-        await self.run()
         members = self._draw.choice(
             (
                 ("Refresh", "Kill"),
@@ -299,6 +298,7 @@ class MachineLife(Kept):
                 ("Suspend", "Thaw"),
             )
         )
+        await (self.past_firmware() if "Reset" in members else self.run())
         calls = [self.call(member, allowed=self._of_a_move) for member in members]
         if {"Kill", "Reset"} & set(members):
             self.booting()

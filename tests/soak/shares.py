@@ -112,19 +112,23 @@ class ShareLife:
         await eventually(listening, "the share listens")
 
     async def _connect(self) -> socket.socket:
-        await self._listens()
-        client = socket.socket(socket.AF_UNIX)
-        client.connect(str(await self._caller.get(self._path, "SocketPath")))
+        """A client that is served."""
+        while True:
+            await self._listens()
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(await self._caller.get(self._path, "SocketPath")))
 
-        async def active() -> bool:
-            return bool(await self._caller.get(self._path, "State") == "active")
+            async def served(client: socket.socket = client) -> bool:
+                return _is_closed(client) or bool(await self._caller.get(self._path, "State") == "active")
 
-        try:
-            await eventually(active, "the share is active")
-        except BaseException:
-            client.close()
-            raise
-        return client
+            try:
+                await eventually(served, "the share is active")
+            except BaseException:
+                client.close()
+                raise
+            if not _is_closed(client):
+                return client
+            client.close()  # it came as the virtiofsd before was about to end, and was flushed with its socket
 
     async def _client(self) -> None:
         with await self._connect():
@@ -194,3 +198,13 @@ class ShareLife:
         await self._caller.vanish(self._path, member, self._draw.uniform(0.02, 0.5))
         # takes its turn after the other call, so that is over then
         await self._caller.call(self._path, "Start", allowed=BUSY)
+
+
+def _is_closed(client: socket.socket) -> bool:
+    """Whether the other side has ended a connection, on which it says nothing."""
+    try:
+        return client.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
