@@ -65,7 +65,7 @@ def test_what_is_too_much() -> None:
     )
     told = health.compare(before, after)
     for words in (
-        "vfsd grew by 8.0 MiB",
+        "vfsd grew by 16.0 MiB",
         "1 more descriptors",
         "1 more memfds",
         "x.socket",
