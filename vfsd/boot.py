@@ -26,6 +26,7 @@ from vfsd.commands import (
 from vfsd.context import Context
 from vfsd.devices import Layout
 from vfsd.errors import InvalidArgs, PrerequisiteMissing
+from vfsd.files import link as make_link
 from vfsd.image import Layer
 from vfsd.migration import Channels
 from vfsd.model import Display, Firmware
@@ -184,8 +185,7 @@ def _display(context: Context, machine: Lifecycle, paths: MachinePaths, openings
     ):
         return paths.display
     made = Path("/run") / paths.display_folder / "socket"
-    paths.display.unlink(missing_ok=True)
-    paths.display.symlink_to(made)
+    make_link(paths.display, made)
     return made
 
 
@@ -317,10 +317,7 @@ class _Files:
 
     def link(self, what: str, target: Path) -> Path:
         """Make a link."""
-        link = self.paths.link(what)
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-        return link
+        return make_link(self.paths.link(what), target)
 
     async def open(self, what: str, target: str) -> Opened:
         """Have a file opened that QEMU reads as it starts. :raise InvalidArgs: it can't be used."""

@@ -25,6 +25,13 @@ def read_text(path: Path) -> str:
     return content.decode()
 
 
+def link(path: Path, target: Path) -> Path:
+    """Make a symbolic link in place of one that may be there; returns its path."""
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    return path
+
+
 def replace(path: Path, text: str, *, sync: bool) -> None:
     """Write a file, whatever stood there but a folder; the old one stays until the new one is whole.
 

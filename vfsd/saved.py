@@ -86,10 +86,7 @@ def read(folder: Path) -> Saved | None:
 
 def link(context: Context, machine: Sleep) -> Path:
     """What QEMU reads, under a name that units may hold."""
-    made = machine.paths.link(_LINK)
-    made.unlink(missing_ok=True)
-    made.symlink_to(context.paths.machine_state(machine.name) / _GUEST)
-    return made
+    return files.link(machine.paths.link(_LINK), context.paths.machine_state(machine.name) / _GUEST)
 
 
 def prepare(folder: Path) -> None:
