@@ -150,9 +150,12 @@ class Vfsd:
     def restart(self) -> None:
         self.systemctl("restart", "vfsd.service")
 
-    def crash(self) -> None:
-        """Kill vfsd, and have it started again by hand, if systemd did not."""
-        pid = self.main_pid()
+    def crash(self, pid: int | None = None) -> None:
+        """Kill vfsd, and have it started again by hand, if systemd did not.
+
+        :param pid: its process, if that is known already; to ask systemd takes a while.
+        """
+        pid = pid or self.main_pid()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: self.main_pid() != pid, "systemd notices")
         self.systemctl("reset-failed", "vfsd.service", check=False)

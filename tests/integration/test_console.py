@@ -147,7 +147,7 @@ async def test_the_last_64_kib_are_replayed_exactly_whatever_becomes_of_vfsd(
     history = vfsd.runtime / "machine/talker/console-history"
     assert (history.stat().st_mode & 0o777, history.stat().st_size <= LIMIT) == (0o600, True)
 
-    for more, end in ((b"a", vfsd.restart), (b"b", lambda: os.kill(vfsd.main_pid(), signal.SIGKILL))):
+    for more, end in ((b"a", vfsd.restart), (b"b", vfsd.crash)):
         with socket.socket(socket.AF_UNIX) as plain:  # while nobody else reads
             plain.connect(str(vfsd.runtime / "machine/talker/console"))
             terminal = Screen(plain)

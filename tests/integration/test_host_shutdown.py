@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -65,9 +63,8 @@ async def test_the_lock_is_held_while_a_machine_runs(vfsd: Vfsd, client: Client,
     assert len(locks(vfsd)) == 1
     vfsd.restart()
     wait_for(lambda: len(locks(vfsd)) == 1, "the next vfsd takes it again")
-    os.kill(vfsd.main_pid(), signal.SIGKILL)
-    vfsd.systemctl("start", "vfsd.service", check=False)
-    wait_for(lambda: vfsd.main_pid() and len(locks(vfsd)) == 1, "the one after a crash too")
+    vfsd.crash()
+    wait_for(lambda: len(locks(vfsd)) == 1, "the one after a crash too")
     await client.call(second, MACHINE, "Kill")
     await until(lambda: not locks(vfsd), "the last machine lets it go")
 

@@ -53,7 +53,7 @@ def test_console_on_a_terminal(vfsd: Vfsd, terminals: list[Terminal]) -> None:
     second.send("\x1d\x1d\x1d")
     assert second.end() == 0
 
-    for end in (vfsd.restart, lambda: os.kill(vfsd.main_pid(), signal.SIGKILL)):
+    for end in (vfsd.restart, vfsd.crash):
         shown = first.text.count("48x")
         end()
         wait_for(lambda: vfsd.run("busctl", vfsd.flag, "status", "org.vfsd1", check=False), "vfsd is there")
