@@ -179,7 +179,10 @@ class FolderWatch:
 
 def _ways(path: Path) -> Iterator[tuple[Path, int]]:
     """The folders to watch for one path, and for what: as little as will do, since others work in them too."""
-    nearest, *others = [folder for folder in path.parents if folder.is_dir()] or [path]
+    folders = [folder for folder in path.parents if folder.is_dir()]
+    if not folders:
+        return  # the root folder: nothing becomes of it
+    nearest, *others = folders
     mask = _MOVE_SELF | _DELETE | _MOVED_FROM | _MOVED_TO
     yield nearest, mask if path.is_dir() else mask | _CREATE
     for folder in others:

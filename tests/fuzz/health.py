@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,14 +41,15 @@ class Health:
     restarts: int
     memory: int
     """Bytes that are its own: anonymous memory in RAM."""
-    descriptors: int
+    descriptors: frozenset[str]
+    """What each leads to."""
     threads: int
     match_rules: int
 
     def __str__(self) -> str:
         return (
             f"pid {self.pid}, {self.restarts} restarts, {self.memory / (1 << 20):.1f} MiB, "
-            f"{self.descriptors} descriptors, {self.threads} threads, {self.match_rules} match rules"
+            f"{len(self.descriptors)} descriptors, {self.threads} threads, {self.match_rules} match rules"
         )
 
 
@@ -59,10 +62,16 @@ def observe(vfsd: Vfsd, bus: Bus) -> Health:
         pid,
         int(vfsd.unit_property("vfsd.service", "NRestarts")),
         int(status["RssAnon"].split()[0]) * 1024,
-        len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        frozenset(_descriptors(pid)),
         int(status["Threads"]),
         int(stats["MatchRules"].value),
     )
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            yield f"{link.name} {link.readlink()}"
 
 
 def complaints(vfsd: Vfsd, since: float) -> list[str]:
@@ -80,11 +89,25 @@ def compare(before: Health, after: Health) -> list[str]:
         wrong.append("vfsd ended meanwhile")
     if after.memory > before.memory + GROWTH_MAX:
         wrong.append("its memory grew")
-    if after.descriptors > before.descriptors:
-        wrong.append("it has more descriptors")
+    if len(after.descriptors) > len(before.descriptors):
+        wrong.append(f"it has more descriptors ({_peers(after.descriptors - before.descriptors)})")
     if after.match_rules > before.match_rules:
         wrong.append("it has more match rules")
     return [f"{text}: {before} before, {after} now" for text in wrong]
+
+
+def _peers(descriptors: frozenset[str]) -> str:
+    """What they are; of sockets, what is at the other end."""
+    command = ["ss", "--unix", "--all", "--processes", "--no-header"]
+    sockets = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=True
+    ).stdout.splitlines()
+    parts = []
+    for descriptor in sorted(descriptors):
+        _, _, inode = descriptor.rstrip("]").partition("socket:[")
+        parts.append(descriptor)
+        parts += [" ".join(line.split()) for line in sockets if inode and inode in line.split()]
+    return ", ".join(parts)
 
 
 def settled(vfsd: Vfsd, bus: Bus, before: Health, timeout: float = 20) -> Health:

@@ -12,7 +12,7 @@ from vfsd.mounts import MountTable
 from vfsd.names import Scope
 from vfsd.sources import Surroundings, glance, look
 from vfsd.store import Origin
-from vfsd.watch import _ways
+from vfsd.watch import FolderWatch, _ways
 
 ROOT = "22 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
 _DISK = "{number} 22 {device} / {place} rw - {kind} {source} rw\n"
@@ -107,7 +107,12 @@ def test_a_link_leads_to_the_disk(source: Path, tmp_path: Path) -> None:
     assert away.origin is None
 
 
-def test_the_root_directory_is_watched_too() -> None:
-    """It has no folder above it."""
-    assert [folder for folder, _ in _ways(Path("/"))] == [Path("/")]
+async def test_the_root_directory_may_be_watched_too() -> None:
+    """It has no folder above it, and nothing becomes of it."""
+    watch = FolderWatch(lambda _paths: None)
+    watch.watch("/")
+    watch.unwatch("/")
+
+
+def test_the_folders_that_are_watched() -> None:
     assert [folder for folder, _ in _ways(Path("/usr/none"))] == [Path("/usr"), Path("/")]
