@@ -31,6 +31,17 @@ def _folder(vfsd: Vfsd) -> Iterator[str]:
     shutil.rmtree(made)
 
 
+def _have_connections_made(vfsd: Vfsd, folder: str) -> None:
+    """Do what leaves a connection open once: nss-systemd's, to look for a group, and that to logind, for its lock."""
+    with contextlib.suppress(CommandFailed):
+        options = ("1", "SocketGroup", "s", "no-such-group")
+        vfsd.manager("CreateShare", "ssa{sv}", f"{PREFIX}group", folder, *options)
+    name = f"{PREFIX}first"
+    vfsd.manager("CreateMachine", "sa{sv}", name, "1", "Builtin", "b", "true")
+    for verb in ("StartMachine", "KillMachine", "RemoveMachine"):
+        vfsd.manager(verb, "s", name)
+
+
 def fuzz(
     vfsd: Vfsd,
     seed: int,
@@ -43,11 +54,7 @@ def fuzz(
     began, findings = time.time(), Findings()
     tell(f"{vfsd.scope}: seed {seed}")
     with _folder(vfsd) as folder, Bus(vfsd) as bus:
-        with contextlib.suppress(
-            CommandFailed
-        ):  # nss-systemd keeps the connection by which a group is looked for
-            options = ("1", "SocketGroup", "s", "no-such-group")
-            vfsd.manager("CreateShare", "ssa{sv}", f"{PREFIX}group", str(folder), *options)
+        _have_connections_made(vfsd, folder)
         campaign.run(vfsd, f"{seed} warm-up", PREFIX, folder, lambda calls: calls < warm_up, findings)
         findings.wrong += hostile.all_of_it(vfsd, folder, PREFIX, 0, lambda _text: None)
         campaign.remove_all(bus)

@@ -23,6 +23,8 @@ TRUTH = 1.0
 """Seconds within which the bus tells the truth."""
 _WATCHES = 3
 """vfsd's inotify descriptors, of which one comes last when it comes up."""
+_KEPT = 2
+"""Sockets that are made when first needed, and kept: to logind for a machine, to journald for an entry."""
 _PROGRAMS = ("qemu-system", "virtiofsd")
 
 
@@ -56,11 +58,10 @@ class Census:
 
     def _other_descriptors(self, later: Census) -> Counter[str]:
         """These descriptors, as a later census may have them."""
-        # a connection to logind is made when a machine is first started, and stays
-        one_more = later.descriptors["socket"] - self.descriptors["socket"] in (-1, 1)
+        more = later.descriptors["socket"] - self.descriptors["socket"]
         return (
             Counter({**self.descriptors, "socket": later.descriptors["socket"]})
-            if one_more
+            if abs(more) <= _KEPT
             else self.descriptors
         )
 

@@ -39,7 +39,11 @@ def locks(vfsd: Vfsd) -> list[list[Any]]:
 
 @pytest.fixture
 def harmless_halt() -> Iterator[None]:
-    """logind's Halt goes all the way, and nothing halts."""
+    """logind's Halt goes all the way, and nothing halts.
+
+    logind is started anew, for it has never heard of a journald that was stopped with its sockets.
+    """
+    run("systemctl", "restart", "systemd-logind.service")
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text("[Unit]\nDescription=Nothing\n")
     run("systemctl", "daemon-reload")
