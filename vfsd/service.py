@@ -7,7 +7,6 @@ import vfsd.lean  # before asyncio
 # isort: split
 
 import asyncio
-import contextlib
 import importlib
 import os
 import signal
@@ -122,7 +121,9 @@ class Service:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._connection = Connection(scope)
-        self._systemd = Systemd(self._connection)
+        self._calls = Connection(scope)
+        """For what vfsd asks others: the answers don't wait in the bus behind all that vfsd is asked."""
+        self._systemd = Systemd(self._calls)
         paths = Paths.of(scope)
         self._journal = Journal(scope)
         problem = paths.make()
@@ -130,7 +131,7 @@ class Service:
             text = f"What is persistent can't be changed: {problem}"
             self._journal.write(MessageId.NOT_WRITTEN, WARNING, text, reason=problem)
         self._context = Context(scope, paths, self._systemd, Store(paths, scope), self._journal, Host(paths))
-        self._machined = Machined(self._connection, self._systemd, self._context)
+        self._machined = Machined(self._calls, self._systemd, self._context)
         self._context.registrar = self._machined
         self._login1 = Login1(self._context)
         self._registry = Registry(self._context)
@@ -141,7 +142,7 @@ class Service:
     async def run(self) -> int:
         """Serve until SIGTERM or the bus is gone; returns the exit code."""
         try:
-            await self._connection.connect()
+            await asyncio.gather(self._connection.connect(), self._calls.connect())
         except (OSError, EOFError) as error:
             print(f"vfsd: the {self._scope} bus can't be reached: {error}", file=sys.stderr)  # noqa: T201
             return EXIT_NO_BUS
@@ -155,10 +156,10 @@ class Service:
             return EXIT_NAME_TAKEN
         self._context.spawn(self._settle())
         watchdog = asyncio.create_task(_feed_watchdog())
-        gone = asyncio.create_task(self._connection.wait_for_disconnect())
+        gone = [asyncio.create_task(bus.wait_for_disconnect()) for bus in (self._connection, self._calls)]
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
+        await asyncio.wait((*gone, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if any(bus.done() for bus in gone):
             # without the bus nothing can be undone: what was begun the next vfsd finds, as after a kill
             journal.flush()
             os._exit(EXIT_NO_BUS)
@@ -167,10 +168,10 @@ class Service:
         await dispatcher.close()
         await self._context.close()
         self._login1.close()
-        self._connection.flush()
-        self._connection.disconnect()
-        with contextlib.suppress(Exception):
-            await gone
+        for bus in (self._connection, self._calls):
+            bus.flush()
+            bus.disconnect()
+        await asyncio.gather(*gone, return_exceptions=True)
         return 0
 
     async def _come_up(self) -> Dispatcher | None:
