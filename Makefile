@@ -3,7 +3,7 @@
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint bench lab-shell install uninstall clean each-file bundle
+.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle
 
 DESTDIR =
 PREFIX = /usr
@@ -34,6 +34,11 @@ demo: ## Show what vfsd does, in a lab of its own
 test: ## Install into a fresh lab and test there: TESTS=tests/unit/test_x.py ARGS='-k word'
 	@tests/lab/prepare
 	@$(LAB) run -- /usr/src/vfsd/tests/lab/run-tests $(ARGS) $(TESTS)
+
+test-desktop: ## Test in the real GNOME Shell and Plasma, in a lab of their own; pictures in build/screenshots
+	@tests/lab/prepare
+	@$(LAB) run --desktop --fetch /tmp/screenshots:build/screenshots -- \
+		/usr/src/vfsd/tests/lab/run-tests $(ARGS) $(or $(DESKTOP_TESTS),tests/desktop)
 
 lint: ## Check style and types with the pinned ruff and mypy
 	@tests/lab/prepare

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.lab import LabError, mirror, recipe, seal
@@ -54,10 +54,10 @@ def _locked(path: Path, announce: str = "") -> Iterator[None]:
         yield
 
 
-def ensure(verbose: bool = True) -> Path:
+def ensure(*, desktop: bool = False) -> Path:
     """Return the folder of a sound base tree, building it if need be."""
     arch = recipe.host_architecture()
-    key = recipe.key(arch)
+    key = recipe.key(arch, desktop=desktop)
     top = cache()
     top.mkdir(parents=True, exist_ok=True)
     folder = top / key
@@ -74,7 +74,7 @@ def ensure(verbose: bool = True) -> Path:
         sweep(top, keep=key)
         part = Path(tempfile.mkdtemp(prefix="building-", dir=top))
         try:
-            _build(part, arch, Progress(started) if verbose else None)
+            _build(part, arch, Progress(started), desktop=desktop)
             seal.write(part, key)
             if folder.exists():
                 # A lab may be running on it: put it aside, `sweep` takes it when nobody does.
@@ -138,7 +138,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> None:
+def _build(part: Path, arch: recipe.Architecture, progress: Progress, *, desktop: bool) -> None:
     source = mirror.find()
     tree = part / seal.TREE
     dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
@@ -147,9 +147,11 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> 
         *CONFINED,
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
         f"--architectures={arch.debian}",
-        f"--include={','.join(recipe.packages(arch))}",
+        f"--include={','.join(recipe.packages(arch, desktop=desktop))}",
         *(f"--aptopt={option}" for option in options),
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED),
+        # A tree that was not finished is thrown away: nothing needs to be on the disk before the next step.
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.excluded(desktop=desktop)),
         "--skip=output/dev",
         f"--customize-hook={recipe.KERNEL_HOOK}",
         *(recipe.SUITE, str(tree)),
@@ -175,7 +177,7 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> 
         try:
             for line in process.stdout:
                 file.write(line)
-                if progress and line.startswith("I: ") and "..." in line:
+                if line.startswith("I: ") and "..." in line:
                     progress(line[3:].strip().rstrip("."))
         except BaseException:
             process.kill()
@@ -185,17 +187,17 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress | None) -> 
     if code:
         tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-30:])
         raise LabError(f"mmdebstrap failed ({code}). The end of what it said:\n{tail}")
-    if progress:
-        progress("configuring")
-    _configure(tree)
+    progress("configuring")
+    _configure(tree, recipe.LOCALES if desktop else ())
 
 
-def _configure(tree: Path) -> None:
+def _configure(tree: Path, locales: Sequence[str]) -> None:
     """Make the tree a machine: a user, its service manager, no waiting for what never comes."""
     chroot = ["chroot", str(tree)]
     steps = [["useradd", "-m", "-u", str(recipe.UID), "-s", "/bin/bash", recipe.USER]]
     if "\nkvm:" in (tree / "etc/group").read_text():
         steps.append(["usermod", "-a", "-G", "kvm", recipe.USER])
+    steps += [["localedef", "-i", name, "-f", "UTF-8", f"{name}.UTF-8"] for name in locales]
     for step in steps:
         subprocess.run([*chroot, *step], check=True, env=ENVIRONMENT)
     disable = ["systemctl", f"--root={tree}", "disable", "--quiet", *recipe.DISABLED]
@@ -205,8 +207,9 @@ def _configure(tree: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(text)
-    for unit in recipe.MASKED:
-        (tree / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    for scope, units in (("system", recipe.MASKED), ("user", recipe.USER_MASKED)):
+        for unit in units:
+            (tree / "etc/systemd" / scope / unit).symlink_to("/dev/null")
     # Otherwise the first boot rebuilds what the packages' own scripts have built just now.
     for folder in ("etc", "var"):
         (tree / folder / ".updated").touch()

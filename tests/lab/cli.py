@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,25 +32,29 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--name", default=DEFAULT, help=f"which lab (default: {DEFAULT})")
         if "user" in options:
             sub.add_argument("--user", action="store_true", help="as the user tester, not as root")
+        if "desktop" in options:
+            sub.add_argument("--desktop", action="store_true", help="with GNOME Shell and Plasma")
         if "no-install" in options:
             sub.add_argument("--no-install", action="store_true", help="leave vfsd out")
         return sub
 
-    verb("build", "build the base tree, or check the one in the cache")
-    verb("up", "boot a lab, install vfsd in it and leave it up", "name", "no-install")
+    verb("build", "build the base tree, or check the one in the cache", "desktop")
+    verb("up", "boot a lab, install vfsd in it and leave it up", "name", "desktop", "no-install")
     verb("exec", "run a command in a lab that is up", "name", "user")
     verb("install", "install vfsd again in a lab that is up", "name")
     verb("down", "end a lab that is up", "name")
     verb("list", "show the labs that are up")
-    shell = verb("shell", "a shell in a throw-away lab, or in one that is up", "user", "no-install")
+    shell = verb(
+        "shell", "a shell in a throw-away lab, or in one that is up", "user", "desktop", "no-install"
+    )
     shell.add_argument("--name", help="a lab that is up")
-    run = verb("run", "run a command in a throw-away lab", "user", "no-install")
+    run = verb("run", "run a command in a throw-away lab", "user", "desktop", "no-install")
     run.add_argument(
         "--fetch",
         action="append",
         default=[],
         metavar="LAB_FILE:HOST_FILE",
-        help="copy a file out of the lab afterwards",
+        help="copy a file, or a folder's files, out of the lab afterwards",
     )
     return top
 
@@ -103,13 +108,13 @@ def _become_root(arguments: list[str]) -> NoReturn:
         sys.exit(125)
 
 
-def _build(_options: argparse.Namespace, _command: list[str]) -> int:
-    print(base.ensure())
+def _build(options: argparse.Namespace, _command: list[str]) -> int:
+    print(base.ensure(desktop=options.desktop))
     return 0
 
 
 def _up(options: argparse.Namespace, _command: list[str]) -> int:
-    lab = machine.Lab(options.name, keep=True)
+    lab = machine.Lab(options.name, keep=True, desktop=options.desktop)
     booted = lab.__enter__()
     print(f"The lab {options.name} is up. A shell in it: python3 -m tests.lab shell --name", end=" ")
     print(options.name)
@@ -159,7 +164,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _throw_away(options: argparse.Namespace, command: list[str], fetches: list[tuple[str, Path]]) -> int:
-    with machine.Lab(f"run-{os.getpid()}-{secrets.token_hex(3)}") as lab:
+    with machine.Lab(f"run-{os.getpid()}-{secrets.token_hex(3)}", desktop=options.desktop) as lab:
         if not options.no_install:
             lab.install(machine.PROJECT)
         line = machine.entering(lab.record.init, command, user=options.user)
@@ -171,18 +176,19 @@ def _throw_away(options: argparse.Namespace, command: list[str], fetches: list[t
 
 
 def _fetch(lab: machine.Machine, inside: str, outside: Path) -> int:
-    """Copy one file out of the lab; it belongs to whoever called sudo."""
-    result = subprocess.run(
-        machine.entering(lab.record.init, ["cat", "--", inside]), capture_output=True, check=False
-    )
-    if result.returncode:
-        print(f"lab: {inside} could not be fetched", file=sys.stderr)
+    """Copy a file, or what is in a folder, out of the lab; it belongs to whoever called sudo."""
+    source = lab.root / inside.lstrip("/")
+    found = sorted(source.rglob("*")) if source.is_dir() else [source]
+    copies = {path: outside / path.relative_to(source) for path in found if path.is_file()}
+    if not copies:
+        print(f"lab: {inside} could not be fetched: there is none", file=sys.stderr)
         return 1
-    outside.parent.mkdir(parents=True, exist_ok=True)
-    outside.write_bytes(result.stdout)
-    if uid := os.environ.get("SUDO_UID"):
-        for path in (outside.parent, outside):
-            os.chown(path, int(uid), int(os.environ.get("SUDO_GID", "-1")))
+    for path, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        if uid := os.environ.get("SUDO_UID"):
+            for mine in (copy.parent, copy):
+                os.chown(mine, int(uid), int(os.environ.get("SUDO_GID", "-1")))
     return 0
 
 

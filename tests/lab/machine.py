@@ -130,14 +130,15 @@ class Machine:
 class Lab:
     """A lab started here: a context that ends it, unless it is to be left up."""
 
-    def __init__(self, name: str, *, keep: bool = False) -> None:
+    def __init__(self, name: str, *, keep: bool = False, desktop: bool = False) -> None:
         self.name = name
+        self.desktop = desktop
         self.keep = keep
         self.warden: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Machine:
         """Boot it and wait until it is usable."""
-        tree = base.ensure()
+        tree = base.ensure(desktop=self.desktop)
         systemd = Path("/run/systemd/system").is_dir()
         line = warden_module.command(self.name, tree, PROJECT, leash=not self.keep, systemd=systemd)
         self.warden = subprocess.Popen(

@@ -1,4 +1,7 @@
-"""What the base tree consists of, and the key that changes whenever that does."""
+"""What a base tree consists of, and the key that changes whenever that does.
+
+There are two: of a server, in which everything but the desktops' tests run, and of a desktop.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,19 @@ COMMON = (
     "qemu-system-modules-spice"
 )
 
+#: What a desktop has besides: both shells, what drives and reads them, and what checks metadata and translations.
+DESKTOP = (
+    "gnome-shell gjs gnome-shell-extension-appindicator gnome-shell-extension-prefs gir1.2-adw-1 gir1.2-gtk-4.0 "
+    "plasma-workspace plasma-desktop kpackagetool6 kwin-x11 qml6-module-org-kde-notifications "
+    "qml6-module-qtquick-dialogs qt6-declarative-dev-tools qml6-module-qttest xvfb xdotool x11-utils xterm imagemagick "
+    "at-spi2-core gir1.2-atspi-2.0 python3-gi python3-venv python3-pip adwaita-icon-theme breeze-icon-theme "
+    "hicolor-icon-theme fonts-dejavu-core fonts-cantarell fonts-noto-core gettext appstream desktop-file-utils "
+    "librsvg2-bin locales dbus-x11 zip"
+)
+
+#: Locales that are made for a desktop: its languages, and one that is written from right to left.
+LOCALES = ("de_DE", "fr_FR", "he_IL")
+
 #: Whatever would wait for hardware, a network or the time of day.
 MASKED = (
     "console-getty.service",
@@ -47,8 +63,17 @@ MASKED = (
     "dev-hugepages.mount",
 )
 
-#: Files that are left out of every package, in patterns of dpkg: documentation, and Mesa's drivers (200 MB), on
-#: which the spice server's package depends and which nothing loads without a graphics card.
+#: The same of the user's: sound, for which a desktop asks.
+USER_MASKED = (
+    "filter-chain.service",
+    "pipewire.service",
+    "pipewire.socket",
+    "pipewire-pulse.service",
+    "pipewire-pulse.socket",
+    "wireplumber.service",
+)
+
+#: Files that are left out of every package, in patterns of dpkg.
 EXCLUDED = (
     "/usr/share/doc/*",
     "/usr/share/man/*",
@@ -56,6 +81,10 @@ EXCLUDED = (
     "/usr/share/info/*",
     "/usr/share/iso-codes/*",
     "/usr/share/xml/iso-codes/*",
+)
+
+#: Mesa's drivers (200 MB), on which the spice server's package depends and which nothing but a desktop loads.
+DRIVERS = (
     "/usr/lib/*/libLLVM*",
     "/usr/lib/*/libgallium*",
     "/usr/lib/*/libz3.so*",
@@ -136,22 +165,28 @@ def host_architecture() -> Architecture:
         raise LabError(f"The lab knows amd64 and arm64, not {name}.") from None
 
 
-def packages(arch: Architecture) -> list[str]:
-    """Every package asked for, sorted, so that the order of the list above does not matter."""
-    return sorted({*COMMON.split(), *arch.packages.split()})
+def packages(arch: Architecture, *, desktop: bool) -> list[str]:
+    """Every package asked for, sorted, so that the order of the lists above does not matter."""
+    return sorted({*COMMON.split(), *arch.packages.split(), *(DESKTOP.split() if desktop else ())})
 
 
-def key(arch: Architecture) -> str:
+def excluded(*, desktop: bool) -> tuple[str, ...]:
+    """Patterns of files that are left out."""
+    return EXCLUDED if desktop else EXCLUDED + DRIVERS
+
+
+def key(arch: Architecture, *, desktop: bool) -> str:
     """A short name of the tree: equal for equal recipes, different for different ones."""
     recipe = {
         "format": FORMAT,
         "suite": SUITE,
         "architecture": arch.debian,
         "kernel": [arch.kernel, KERNEL_HOOK],
-        "packages": packages(arch),
+        "packages": packages(arch, desktop=desktop),
         "user": [USER, UID],
-        "excluded": sorted(EXCLUDED),
-        "masked": sorted(MASKED),
+        "excluded": sorted(excluded(desktop=desktop)),
+        "locales": LOCALES if desktop else (),
+        "masked": sorted(MASKED + USER_MASKED),
         "disabled": sorted(DISABLED),
         "files": FILES,
     }

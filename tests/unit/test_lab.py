@@ -118,18 +118,18 @@ def test_only_what_reaches_the_mirror_is_taken_from_the_hosts_apt() -> None:
 
 def test_the_key_follows_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     amd64, arm64 = recipe.ARCHITECTURES["amd64"], recipe.ARCHITECTURES["arm64"]
-    key = recipe.key(amd64)
-    assert key == recipe.key(amd64)
-    assert key != recipe.key(arm64)
+    key = recipe.key(amd64, desktop=False)
+    assert key == recipe.key(amd64, desktop=False)
+    assert key != recipe.key(arm64, desktop=False)
     monkeypatch.setattr(recipe, "COMMON", " ".join(reversed(recipe.COMMON.split())))
-    assert recipe.key(amd64) == key
+    assert recipe.key(amd64, desktop=False) == key
     monkeypatch.setattr(recipe, "COMMON", recipe.COMMON + " hello")
-    assert recipe.key(amd64) != key
+    assert recipe.key(amd64, desktop=False) != key
 
 
 def test_no_package_is_named_twice() -> None:
     for arch in recipe.ARCHITECTURES.values():
-        names = f"{recipe.COMMON} {arch.packages}".split()
+        names = f"{recipe.COMMON} {recipe.DESKTOP} {arch.packages}".split()
         assert len(names) == len(set(names))
 
 

@@ -1,0 +1,1 @@
+"""What runs in the desktop lab: `make test-desktop`."""

@@ -1,0 +1,38 @@
+"""Fixtures of the desktop lab: the user's vfsd and session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.desktop.session import Session
+from tests.integration.conftest import folder, kept_clean, readable_journal
+from tests.integration.harness import Vfsd
+
+__all__ = ["folder", "readable_journal"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests need the desktop lab."""
+    if Path("/etc/hostname").read_text().strip() != "vfsd-lab" or not shutil.which("gnome-shell"):
+        for item in items:
+            if "desktop" in item.path.parts:
+                item.add_marker(pytest.mark.skip(reason="runs in the desktop lab only: make test-desktop"))
+
+
+@pytest.fixture
+def vfsd() -> Iterator[Vfsd]:
+    """The user's vfsd, without objects before and after."""
+    with kept_clean("user") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[Session]:
+    """The user's session; what runs in it is ended."""
+    made = Session()
+    yield made
+    made.close()
