@@ -15,6 +15,10 @@ Property = tuple[str, str, Any]
 
 LIMITS = ("MemoryMax", "CPUQuotaPerSecUSec", "IOWeight", "TasksMax")
 """The options' names, which are systemd's own. They can be changed while what they limit runs."""
+GUEST_MEMORY_MIN = 16 << 20
+"""Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
+GUEST_MEMORY_UNIT = 8192
+"""Bytes. QEMU rounds a machine's memory up to it (system/vl.c), and then finds less behind it."""
 MEMORY_OVERHEAD = 128 << 20
 """Bytes that QEMU and its virtiofsds take besides the guest's memory. Measured with the built-in guest: 110 MiB on TCG,
 which takes up to 1 GiB for what it has translated (accel/tcg/tcg-all.c), and 5 MiB for each virtiofsd."""
@@ -50,6 +54,16 @@ class Limited(Protocol):
     @property
     def tasks_max(self) -> int:
         """Processes and threads."""
+
+
+def check_guest_memory(who: str, size: int) -> None:
+    """:param size: bytes that a guest is to have.
+    :raise InvalidArgs: QEMU starts with no such memory.
+    """
+    require(
+        size >= GUEST_MEMORY_MIN and size % GUEST_MEMORY_UNIT == 0,
+        f"{who} has {size} bytes of memory; give at least {GUEST_MEMORY_MIN}, and a multiple of {GUEST_MEMORY_UNIT}",
+    )
 
 
 def check(who: str, limits: Limited, *, memory_min: int, tasks_min: int) -> None:

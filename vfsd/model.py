@@ -29,8 +29,6 @@ from vfsd.options import (
 
 GIB = 1 << 30
 USEC_PER_SEC = 1_000_000
-MEMORY_MIN = 16 << 20
-"""Bytes. Less than 16 MiB boots no kernel that has virtio-fs."""
 SPARE_PORTS = 8
 """PCI slots kept free for shares that are attached later. A bridge's cost nothing (HACKING.md has measurements)."""
 SPARE_PORTS_MAX = 64
@@ -274,9 +272,7 @@ class MachineSpec:
             if path:
                 check_path(f"the {what} of {who}", path)
         check_text(f"an argument of {who}", self.append, self.root_share, *self.extra_arguments)
-        require(
-            self.memory >= MEMORY_MIN, f"{who} has {self.memory} bytes of memory; give at least {MEMORY_MIN}"
-        )
+        limits.check_guest_memory(who, self.memory)
         require(1 <= self.cpus <= 4096, f"{who} has {self.cpus} processors; give 1 to 4096")
         require(self.shutdown_timeout_usec > 0, f"{who} gives its guest no time to shut down; give some µs")
         require(

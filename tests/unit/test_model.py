@@ -48,6 +48,14 @@ def test_defaults() -> None:
     assert not plain.boots
 
 
+@pytest.mark.parametrize("size", [0, (16 << 20) - 8192, 100_000_001, (1 << 30) + 4096])
+def test_memory_that_qemu_starts_without(size: int) -> None:
+    with pytest.raises(
+        InvalidArgs, match=f"{size} bytes of memory; give at least 16777216, and a multiple of 8192"
+    ):
+        machine(Memory=("t", size))
+
+
 def test_specifications_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         share().tag = "x"  # type: ignore[misc]
