@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
+import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.integration.harness import (
     Client,
     Vfsd,
     until,
+    wait_for,
 )
 from tests.integration.polkit import (
     TESTER_IS_ADMINISTRATOR,
@@ -36,6 +39,8 @@ from tests.integration.polkit import (
     rule,
     rules,
 )
+from tests.integration.vfsctl import Terminal
+from vfsd.cli.errors import Exit
 from vfsd.journal import MessageId
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -309,3 +314,44 @@ async def test_a_users_bus_is_that_users(vfsd: Vfsd) -> None:
     finally:
         policy.unlink()
         vfsd.run(*bus)
+
+
+class LoggedIn(Vfsd):
+    """Whose commands run in a session of logind's, as they do where somebody has logged in on a terminal."""
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        return ["su", "--login", TESTER, "--session-command", shlex.join(command)]
+
+
+@only_system
+async def test_vfsctl_asks_on_the_terminal(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    """Where there is no desktop that would."""
+
+    def password(argument: str) -> None:
+        subprocess.run(["usermod", "--password", argument, TESTER], check=True)
+
+    def share(verb: str, typed: str) -> tuple[int, str]:
+        terminal = Terminal(LoggedIn("user"), "--system", "share", *verb.split())
+        try:
+            terminal.expect("Password: ")
+            wait_for(lambda: not terminal.echoes, "it listens")
+            terminal.send(f"{typed}\n")
+            return terminal.end(), terminal.text
+        finally:
+            terminal.close()
+
+    def names() -> list[str]:
+        return [row[0] for row in vfsd.manager("ListShares")]
+
+    crypt = ["perl", "-e", 'print crypt("secret", q($6$vfsd$))']
+    password(subprocess.run(crypt, check=True, capture_output=True, text=True).stdout)
+    try:
+        async with rules(client, TESTER_IS_ADMINISTRATOR):
+            code, text = await asyncio.to_thread(share, f"add mine {folder}", "secret")
+            assert (code, names()) == (0, ["mine"]), text
+            code, text = await asyncio.to_thread(share, "remove mine", "wrong")
+            assert (code, names()) == (Exit.FAILED, ["mine"]), text
+            assert "AUTHENTICATION FAILED" in text
+    finally:
+        password("!")
+    assert not [p for p in Path("/proc").glob("[0-9]*/comm") if p.read_text().strip() == "pkttyagent"]

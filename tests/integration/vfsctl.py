@@ -94,6 +94,11 @@ class Terminal:
     def is_raw(self) -> bool:
         return not termios.tcgetattr(self._terminal)[3] & (termios.ICANON | termios.ISIG | termios.ECHO)
 
+    @property
+    def echoes(self) -> bool:
+        """Whether what is typed is shown."""
+        return bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
+
     def end(self, timeout: float = 30) -> int:
         """Wait for vfsctl, which must leave the terminal as it found it; returns the exit code."""
         deadline = time.monotonic() + timeout

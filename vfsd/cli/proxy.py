@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from dbus_next.errors import AuthError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
+from vfsd.cli import terminal_agent
 from vfsd.cli.errors import DISCONNECTED, NO_REPLY, CallFailed, CliError, Exit, Unreachable
 from vfsd.cli.values import Typed
 from vfsd.names import BUS_NAME, MANAGER_INTERFACE, ROOT_PATH, Scope
@@ -223,9 +223,7 @@ async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) 
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Unreachable(f"there is no {what.split(' ', 1)[1]} to talk to: {reason}") from None
-    # root and the user on its own bus are never asked
-    asks = ask and scope is Scope.SYSTEM and os.geteuid() != 0 and sys.stdin.isatty()
-    return Client(bus, asks=asks)
+    return Client(bus, asks=terminal_agent.wanted(scope, ask))
 
 
 def _bus_address(scope: Scope) -> str:

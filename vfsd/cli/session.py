@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -59,9 +60,11 @@ class Session:
         :raise CallFailed, Unreachable: as the calls in it.
         """
         # dbus_next and asyncio cost as much as the rest of vfsctl together; only who calls the bus pays.
-        from vfsd.cli import proxy  # noqa: PLC0415
+        from vfsd.cli import proxy, terminal_agent  # noqa: PLC0415
 
-        return proxy.run(self.scope, body, descriptors=descriptors, ask=self.ask)
+        agent = terminal_agent.listening() if terminal_agent.wanted(self.scope, self.ask) else nullcontext()
+        with agent:
+            return proxy.run(self.scope, body, descriptors=descriptors, ask=self.ask)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
