@@ -273,7 +273,7 @@ class MachineLife(Kept):
         with contextlib.suppress(BusError):
             await self.call("Resume")  # takes its turn after the other call, so that is over then
         if member == "Reset":
-            await self.boots_again()
+            await self.boots_again(perhaps=True)
 
     async def _refused(self) -> None:
         await self.run()
