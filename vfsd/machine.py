@@ -145,7 +145,7 @@ class Machine(Adoption):
     async def set_option(self, dbus_name: str, signature: str, value: Any) -> None:
         """Change an option; of a machine that runs a limit only. :raise VfsdError: malformed, or the machine runs."""
         async with self._turns.take():
-            if dbus_name not in LIMITS or self.state.idle:
+            if dbus_name not in LIMITS:
                 self._require_idle(f"set {dbus_name}")
             spec = self.spec.with_option(dbus_name, signature, value)
             if self._context.supervisor.status(self.slice).runs:

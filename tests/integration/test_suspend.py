@@ -47,12 +47,14 @@ async def test_open_files_go_on_after_a_sleep(vfsd: Vfsd, client: Client, folder
     await refused(client.call(machine, MACHINE, "Start"), "WrongState", "Thaw", "Kill")
     change = (machine, "org.freedesktop.DBus.Properties", "Set", "ssv", MACHINE, "CPUs", Variant("u", 2))
     await refused(client.call(*change), "WrongState", "suspended")
+    await client.call(*change[:5], "TasksMax", Variant("t", 500))  # a limit is no part of what was saved
     assert (folder / "log").read_text() == lines
     client.signals.seen.clear()
     await client.call(machine, MACHINE, "Thaw")
     assert [new for _, new, _ in client.signals.states(machine)] == ["starting", "running"]
     assert await client.get(machine, MACHINE, "Suspended") is False
     assert not saved(vfsd).exists()
+    assert vfsd.unit_property("vfsd-guest.slice", "TasksMax") == "500"
     await goes_on(folder)
     await guest_is_ready(vfsd, machine)
     await until(lambda: vfsd.get(share, SHARE, "MountedAt") == "/first", "its agent is asked")
