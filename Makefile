@@ -100,7 +100,9 @@ each-file:
 	done; \
 	put_as 644 $(SHARE)/bash-completion/completions/vfsctl packaging/completions/vfsctl.bash; \
 	put_as 644 $(SHARE)/zsh/site-functions/_vfsctl packaging/completions/vfsctl.zsh; \
-	put_as 644 $(SHARE)/fish/vendor_completions.d/vfsctl.fish packaging/completions/vfsctl.fish
+	put_as 644 $(SHARE)/fish/vendor_completions.d/vfsctl.fish packaging/completions/vfsctl.fish; \
+	put 644 $(SHARE)/icons/hicolor/scalable/apps applets/icons/org.vfsd1.vfsd.svg; \
+	put 644 $(SHARE)/icons/hicolor/symbolic/apps applets/icons/*-symbolic.svg
 
 install: ## Install below DESTDIR, under PREFIX
 	@if [ $(WITH_QMP) != system ]; then $(MAKE) --no-print-directory bundle; fi
@@ -110,6 +112,7 @@ install: ## Install below DESTDIR, under PREFIX
 	@eval "$$FUNCTIONS"; shopt -s nullglob; ACTION=install; \
 		put 755 $(LIBDIR)/libexec vfsd/libexec/*
 	@ACTION=install $(MAKE) --no-print-directory each-file
+	@touch "$(DESTDIR)$(SHARE)/icons/hicolor" # a cache of its icons that is older than the folder is not believed
 	@if [ $(WITH_QMP) != system ]; then \
 		install -d "$(DESTDIR)$(LIBDIR)/bundled"; \
 		$(PYTHON) -m zipfile -e "$(QMP_WHEEL)" "$(DESTDIR)$(LIBDIR)/bundled"; \
