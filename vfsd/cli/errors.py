@@ -10,8 +10,11 @@ from vfsd.names import BUS_NAME, ERROR_PREFIX, Scope
 _STANDARD = "org.freedesktop.DBus.Error."
 NO_REPLY = _STANDARD + "NoReply"
 DISCONNECTED = _STANDARD + "Disconnected"
+INVALID_ARGS = _STANDARD + "InvalidArgs"
+UNKNOWN_METHOD = _STANDARD + "UnknownMethod"
 UNKNOWN_OBJECT = _STANDARD + "UnknownObject"
 NO_SUCH_SHARE = ERROR_PREFIX + "NoSuchShare"
+SHARE_EXISTS = ERROR_PREFIX + "ShareExists"
 NO_SUCH_MACHINE = ERROR_PREFIX + "NoSuchMachine"
 ACCESS_DENIED = _STANDARD + "AccessDenied"
 INTERACTIVE_AUTHORIZATION_REQUIRED = _STANDARD + "InteractiveAuthorizationRequired"
@@ -81,14 +84,14 @@ def journal_command(scope: Scope, unit: str = "vfsd.service") -> str:
 _HINTS = {
     NO_SUCH_SHARE: '"vfsctl share list" shows which shares there are.',
     NO_SUCH_MACHINE: '"vfsctl machine list" shows which machines there are.',
-    ERROR_PREFIX + "ShareExists": 'choose another name, or remove the share with "vfsctl share remove NAME".',
+    SHARE_EXISTS: 'choose another name, or remove the share with "vfsctl share remove NAME".',
     ERROR_PREFIX + "MachineExists": 'choose another name, or remove it with "vfsctl machine remove NAME".',
     ERROR_PREFIX + "ShareBusy": '"vfsctl status" shows who uses it; shut that down first, or detach it.',
     ERROR_PREFIX + "SourceNotFound": "make the directory, or correct the path.",
     WRONG_STATE: '"vfsctl status NAME" shows its state and why.',
     ERROR_PREFIX + "PrerequisiteMissing": '"vfsctl check" lists all that is needed and how to get it.',
     ERROR_PREFIX + "GuestTimeout": 'the guest may be busy; "vfsctl machine kill NAME" ends it by force.',
-    _STANDARD + "InvalidArgs": 'see "vfsctl COMMAND --help".',
+    INVALID_ARGS: 'see "vfsctl COMMAND --help".',
     _STANDARD + "LimitsExceeded": "too much is under way; end some of it, or try again in a moment.",
 }
 

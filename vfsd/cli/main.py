@@ -42,6 +42,7 @@ COMMANDS = {
         "vfsd.cli.guest_config:guest_config", "What to write into a guest that mounts its shares."
     ),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
+    "tray": LazyCommand("vfsd.cli.tray:tray", "An icon with a menu in the desktop's panel."),
     "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
 }
 

@@ -76,6 +76,11 @@ def object_of(path: str) -> tuple[str, str]:
     return "service", ""
 
 
+def kind_at(path: str) -> Kind:
+    """Whether a share or a machine stands at a path of one of them."""
+    return MACHINE if path.startswith(MACHINE.root) else SHARE
+
+
 def describe_step(signal: Signal) -> str:
     """A StateChanged in a few words; "" for any other signal."""
     if signal.member != "StateChanged" or len(signal.body) != 3:

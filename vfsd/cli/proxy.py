@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,16 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from vfsd.cli import terminal_agent
-from vfsd.cli.errors import DISCONNECTED, NO_REPLY, CallFailed, CliError, Exit, Unreachable
+from vfsd.cli.errors import (
+    DISCONNECTED,
+    INVALID_ARGS,
+    NO_REPLY,
+    UNKNOWN_METHOD,
+    CallFailed,
+    CliError,
+    Exit,
+    Unreachable,
+)
 from vfsd.cli.values import Typed
 from vfsd.names import BUS_NAME, MANAGER_INTERFACE, ROOT_PATH, Scope
 
@@ -31,6 +40,7 @@ AUTHENTICATION_TIMEOUT = 300.0
 _BUS = "org.freedesktop.DBus"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+_OF_EVERY_OBJECT = ("org.freedesktop.DBus.Introspectable", "org.freedesktop.DBus.Peer")
 _SYSTEM_BUS_SOCKET = "/run/dbus/system_bus_socket"
 
 Objects = dict[str, dict[str, dict[str, Any]]]
@@ -44,6 +54,18 @@ class Signal(NamedTuple):
     interface: str
     member: str
     body: list[Any]
+
+
+class Method(NamedTuple):
+    """A method that others call: its name, and the signature of what it takes."""
+
+    interface: str
+    member: str
+    signature: str
+
+
+Answer = Sequence[Any]
+"""What a method returns: the signature, and then the values, in which `Typed` ones become variants."""
 
 
 class Client:
@@ -61,6 +83,11 @@ class Client:
         """End the connection."""
         self._bus.disconnect()
 
+    @property
+    def unique_name(self) -> str:
+        """The name that the bus gave to this connection."""
+        return str(self._bus.unique_name)
+
     async def call(
         self,
         path: str,
@@ -70,13 +97,15 @@ class Client:
         *body: Any,
         destination: str = BUS_NAME,
         within: float = CALL_TIMEOUT,
+        look: bool = False,
     ) -> list[Any]:
         """Call a method and return what it answers, variants unpacked; `Typed` values in `body` become some.
 
+        :param look: only look: start no service for it, and ask nobody to authenticate.
         :raise CallFailed: the answer is an error, or none came within that many seconds.
         """
         reply = await self._call(
-            path, interface, member, signature, *body, destination=destination, within=within
+            path, interface, member, signature, *body, destination=destination, within=within, look=look
         )
         return [_unpack(value) for value in reply.body]
 
@@ -98,7 +127,10 @@ class Client:
         *body: Any,
         destination: str = BUS_NAME,
         within: float = CALL_TIMEOUT,
+        look: bool = False,
     ) -> Message:
+        asks = self.asks and not look
+        flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if asks else MessageFlag.NONE
         message = Message(
             destination=destination,
             path=path,
@@ -106,9 +138,9 @@ class Client:
             member=member,
             signature=signature,
             body=[_pack(value) for value in body],
-            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if self.asks else MessageFlag.NONE,
+            flags=flags | MessageFlag.NO_AUTOSTART if look else flags,
         )
-        within += AUTHENTICATION_TIMEOUT if self.asks else 0
+        within += AUTHENTICATION_TIMEOUT if asks else 0
         try:
             reply = await asyncio.wait_for(self._bus.call(message), within)
         except TimeoutError:
@@ -129,9 +161,9 @@ class Client:
         """Call a method of the root object's Manager interface. :raise CallFailed: see `call()`."""
         return await self.call(ROOT_PATH, MANAGER_INTERFACE, member, signature, *body, within=within)
 
-    async def properties(self, path: str, interface: str) -> dict[str, Any]:
+    async def properties(self, path: str, interface: str, *, look: bool = False) -> dict[str, Any]:
         """The properties of an object that may be seen. :raise CallFailed: see `call()`."""
-        (found,) = await self.call(path, _PROPERTIES, "GetAll", "s", interface)
+        (found,) = await self.call(path, _PROPERTIES, "GetAll", "s", interface, look=look)
         return dict(found)
 
     async def get(self, path: str, interface: str, name: str) -> Any:
@@ -139,17 +171,19 @@ class Client:
         (value,) = await self.call(path, _PROPERTIES, "Get", "ss", interface, name)
         return value
 
-    async def objects(self) -> Objects:
+    async def objects(self, *, look: bool = False) -> Objects:
         """All shares and machines, with the properties that may be seen. :raise CallFailed: see `call()`."""
-        (found,) = await self.call(ROOT_PATH, _OBJECT_MANAGER, "GetManagedObjects")
+        (found,) = await self.call(ROOT_PATH, _OBJECT_MANAGER, "GetManagedObjects", look=look)
         return dict(found)
 
     async def is_running(self) -> bool:
         """Whether vfsd is on the bus; unlike any call to it, this does not start it."""
-        (owned,) = await self.call(
-            "/org/freedesktop/DBus", _BUS, "NameHasOwner", "s", BUS_NAME, destination=_BUS
-        )
+        (owned,) = await self.bus("NameHasOwner", "s", BUS_NAME)
         return bool(owned)
+
+    async def bus(self, member: str, signature: str, *body: Any) -> list[Any]:
+        """Call a method of the bus itself. :raise CallFailed: see `call()`."""
+        return await self.call("/org/freedesktop/DBus", _BUS, member, signature, *body, destination=_BUS)
 
     async def closed(self) -> None:
         """Return when the bus has closed the connection."""
@@ -159,31 +193,68 @@ class Client:
     @asynccontextmanager
     async def signals(self, path_namespace: str = ROOT_PATH) -> AsyncIterator[asyncio.Queue[Signal]]:
         """Receive vfsd's signals from `path_namespace` down, and NameOwnerChanged of its name."""
+
+        def is_vfsds(signal: Signal) -> bool:
+            return signal.path.startswith(ROOT_PATH) or signal.member == "NameOwnerChanged"
+
+        own = f"type='signal',sender='{BUS_NAME}',path_namespace='{path_namespace}'"
+        async with self.listen(own, owner_rule(BUS_NAME), wanted=is_vfsds) as queue:
+            yield queue
+
+    @asynccontextmanager
+    async def listen(
+        self, *rules: str, wanted: Callable[[Signal], bool] = lambda _: True
+    ) -> AsyncIterator[asyncio.Queue[Signal]]:
+        """Receive the signals that match one of the bus's match rules, or are sent to this connection alone."""
         queue: asyncio.Queue[Signal] = asyncio.Queue()
 
         def receive(message: Message) -> None:
-            path, member = message.path or "", message.member or ""
-            if message.message_type is MessageType.SIGNAL and (
-                path.startswith(ROOT_PATH) or member == "NameOwnerChanged"
-            ):
+            if message.message_type is MessageType.SIGNAL:
                 body = [_unpack(value) for value in message.body]
-                queue.put_nowait(Signal(path, message.interface or "", member, body))
+                signal = Signal(message.path or "", message.interface or "", message.member or "", body)
+                if wanted(signal):
+                    queue.put_nowait(signal)
 
-        rules = (
-            f"type='signal',sender='{BUS_NAME}',path_namespace='{path_namespace}'",
-            f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{BUS_NAME}'",
-        )
         self._bus.add_message_handler(receive)
         try:
             for rule in rules:
-                await self.call("/org/freedesktop/DBus", _BUS, "AddMatch", "s", rule, destination=_BUS)
+                await self.bus("AddMatch", "s", rule)
             yield queue
         finally:
             self._bus.remove_message_handler(receive)
             # On a dead connection there is nothing left to remove.
             with suppress(CallFailed):
                 for rule in rules:
-                    await self.call("/org/freedesktop/DBus", _BUS, "RemoveMatch", "s", rule, destination=_BUS)
+                    await self.bus("RemoveMatch", "s", rule)
+
+    def serve(self, path: str, methods: Mapping[Method, Callable[..., Answer | None]]) -> None:
+        """Answer what others call at a path; a method that returns None can't do anything with its arguments."""
+
+        def receive(message: Message) -> Message | bool:
+            interface = message.interface or ""
+            if message.message_type is not MessageType.METHOD_CALL or message.path != path:
+                return False
+            if interface in _OF_EVERY_OBJECT:
+                return False  # the library's
+            method = methods.get(Method(interface, message.member or "", message.signature))
+            if method is None:
+                return Message.new_error(
+                    message, UNKNOWN_METHOD, f"there is no method {message.member} like this"
+                )
+            answer = method(*map(_unpack, message.body))
+            if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                return True
+            if answer is None:
+                return Message.new_error(message, INVALID_ARGS, "there is no such thing")
+            signature, *values = answer
+            return Message.new_method_return(message, signature, [_pack(value) for value in values])
+
+        self._bus.add_message_handler(receive)
+
+    def emit(self, path: str, interface: str, member: str, signature: str = "", *body: Any) -> None:
+        """Send a signal."""
+        packed = [_pack(value) for value in body]
+        self._bus.send(Message.new_signal(path, interface, member, signature, packed))
 
 
 def run(
@@ -224,6 +295,11 @@ async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) 
         reason = getattr(error, "strerror", None) or error
         raise Unreachable(f"there is no {what.split(' ', 1)[1]} to talk to: {reason}") from None
     return Client(bus, asks=terminal_agent.wanted(scope, ask))
+
+
+def owner_rule(name: str) -> str:
+    """The match rule for who has a name on the bus."""
+    return f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{name}'"
 
 
 def _bus_address(scope: Scope) -> str:
