@@ -72,8 +72,22 @@ put_as() {
 		sed -e 's|@PREFIX@|$(PREFIX)|g; s|@BINDIR@|$(BINDIR)|g; s|@LIBDIR@|$(LIBDIR)|g' \
 			-e "s|@MODULE@|$${module-}|g" "$$source" >"$$target"
 		chmod "$$1" "$$target" ;;
+	*.po | *.desktop | *.metainfo.xml) put_translated "$$@" ;;
 	*) install -D -m "$$1" "$$source" "$$target" ;;
 	esac
+}
+# A catalogue is compiled, and what has texts of its own gets all translations of them. Without gettext it stays English.
+put_translated() {
+	case $$(command -v msgfmt):$$source in
+	:*.po) return ;;
+	:*) install -D -m "$$1" "$$source" "$$target"; return ;;
+	*.po) from=$$source ;;
+	*.desktop) from="--desktop --template=$$source -d applets/po" ;;
+	*) from="--xml --template=$$source -d applets/po" ;;
+	esac
+	install -d "$${target%/*}"
+	msgfmt $$from --output-file=- >"$$target"
+	chmod "$$1" "$$target"
 }
 put() {
 	mode=$$1; folder=$$2; shift 2
@@ -102,7 +116,12 @@ each-file:
 	put_as 644 $(SHARE)/zsh/site-functions/_vfsctl packaging/completions/vfsctl.zsh; \
 	put_as 644 $(SHARE)/fish/vendor_completions.d/vfsctl.fish packaging/completions/vfsctl.fish; \
 	put 644 $(SHARE)/icons/hicolor/scalable/apps applets/icons/org.vfsd1.vfsd.svg; \
-	put 644 $(SHARE)/icons/hicolor/symbolic/apps applets/icons/*-symbolic.svg
+	put 644 $(SHARE)/icons/hicolor/symbolic/apps applets/icons/*-symbolic.svg; \
+	put 644 $(SHARE)/applications applets/*.desktop; \
+	put 644 $(SHARE)/metainfo applets/*.metainfo.xml; \
+	for language in $$(cat applets/po/LINGUAS); do \
+		put_as 644 $(SHARE)/locale/$$language/LC_MESSAGES/vfsd.mo applets/po/$$language.po; \
+	done
 
 install: ## Install below DESTDIR, under PREFIX
 	@if [ $(WITH_QMP) != system ]; then $(MAKE) --no-print-directory bundle; fi
