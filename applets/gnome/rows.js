@@ -1,0 +1,176 @@
+/**
+ * The rows of the menu: a machine or share, which opens into what belongs to it and what one can do.
+ */
+
+import Clutter from 'gi://Clutter';
+import GObject from 'gi://GObject';
+import Pango from 'gi://Pango';
+import St from 'gi://St';
+
+import * as PopupMenu from 'resource:///org/gnome/shell/ui/popupMenu.js';
+
+import {actionsFor, textsOf} from './actions.js';
+import {detailText, needsAttention, stateText} from './states.js';
+import {format} from './texts.js';
+
+const ICONS = {machine: 'computer-symbolic', share: 'folder-symbolic'};
+const WARNING = 'dialog-warning-symbolic';
+/** The opacity of what matters less, as of a subtitle in the shell's own menus. */
+const DIMMED = 178;
+
+/**
+ * @param {string} styleClass - the style
+ * @param {boolean} isDimmed - whether it matters less
+ * @returns {St.Label} a label that gives way if there is too little room
+ */
+function shrinkingLabel(styleClass, isDimmed) {
+    const label = new St.Label({
+        style_class: styleClass,
+        x_expand: true,
+        y_align: Clutter.ActorAlign.CENTER,
+        opacity: isDimmed ? DIMMED : 255,
+    });
+    label.clutter_text.ellipsize = Pango.EllipsizeMode.END;
+    return label;
+}
+
+/** A name with a line of details below it, and a state at the end. */
+const Description = GObject.registerClass(
+class VfsdDescription extends St.BoxLayout {
+    constructor() {
+        super({style_class: 'vfsd-description', x_expand: true});
+        this._title = shrinkingLabel('vfsd-title', false);
+        this._detail = shrinkingLabel('vfsd-detail', true);
+        const texts = new St.BoxLayout({x_expand: true, y_align: Clutter.ActorAlign.CENTER});
+        // its own property for this has another name in each version of the shell
+        texts.layout_manager.orientation = Clutter.Orientation.VERTICAL;
+        texts.add_child(this._title);
+        texts.add_child(this._detail);
+        this._state = new St.Label({style_class: 'vfsd-state', y_align: Clutter.ActorAlign.CENTER, opacity: DIMMED});
+        this.add_child(texts);
+        this.add_child(this._state);
+    }
+
+    /**
+     * @param {object} object - a machine or share
+     * @returns {string} all that it shows, for a screen reader
+     */
+    show(object) {
+        const detail = detailText(object);
+        this._title.text = object.name;
+        this._detail.text = detail;
+        this._detail.visible = detail !== '';
+        this._state.text = stateText(object);
+        return [object.name, this._state.text, detail].filter(text => text).join(', ');
+    }
+});
+
+/** A share below its machine: it only tells. */
+const ShareRow = GObject.registerClass(
+class VfsdShareRow extends PopupMenu.PopupBaseMenuItem {
+    constructor(share) {
+        super({activate: false, hover: false, style_class: 'vfsd-share'});
+        this.add_child(new St.Icon({
+            style_class: 'popup-menu-icon',
+            icon_name: needsAttention(share) ? WARNING : ICONS.share,
+        }));
+        const description = new Description();
+        this.add_child(description);
+        this.accessible_name = description.show(share);
+    }
+});
+
+/** The whole reason, which the row itself may have to cut. */
+const ReasonRow = GObject.registerClass(
+class VfsdReasonRow extends PopupMenu.PopupMenuItem {
+    constructor(reason) {
+        super(reason, {activate: false, hover: false, style_class: 'vfsd-reason'});
+        this.label.x_expand = true;
+        this.label.clutter_text.set({
+            ellipsize: Pango.EllipsizeMode.NONE,
+            line_wrap: true,
+            line_wrap_mode: Pango.WrapMode.WORD_CHAR,
+        });
+    }
+});
+
+/** A machine, or a share that belongs to none. */
+export const ObjectRow = GObject.registerClass(
+class VfsdObjectRow extends PopupMenu.PopupSubMenuMenuItem {
+    /**
+     * @param {object} object - a machine or share
+     * @param {(object: object) => object[]} sharesOf - tells the shares of a machine
+     * @param {(object: object, action: string) => void} act - does what the user chooses
+     */
+    constructor(object, sharesOf, act) {
+        super('', true);
+        this.object = object;
+        this._sharesOf = sharesOf;
+        this._act = act;
+        this._content = '';
+        this._actions = new Map();
+        this._description = new Description();
+        this.replace_child(this.label, this._description);
+        this.add_style_class_name('vfsd-row');
+        this.update(object);
+    }
+
+    /**
+     * Shows what is so now.
+     *
+     * @param {object} object - the same machine or share
+     */
+    update(object) {
+        this.object = object;
+        this.icon.icon_name = needsAttention(object) ? WARNING : ICONS[object.kind];
+        this.accessible_name = this._description.show(object);
+        if (this.menu.isOpen)
+            this._fill();
+    }
+
+    /** @param {boolean} open - whether what belongs to it is shown; until then it has no widgets for that */
+    setSubmenuShown(open) {
+        if (open)
+            this._fill();
+        super.setSubmenuShown(open);
+    }
+
+    _fill() {
+        const {object} = this;
+        const reason = needsAttention(object) ? object.properties.Reason : '';
+        const shares = object.kind === 'machine' ? this._sharesOf(object) : [];
+        const groups = actionsFor(object);
+        const lines = shares.map(share => [share.name, stateText(share), detailText(share)]);
+        const content = JSON.stringify([reason, lines, groups]);
+        if (content === this._content)
+            return;
+        this._content = content;
+        const focused = this._focusedAction();
+        this.menu.removeAll();
+        this._actions.clear();
+        if (reason)
+            this.menu.addMenuItem(new ReasonRow(reason));
+        shares.forEach(share => this.menu.addMenuItem(new ShareRow(share)));
+        for (const [number, group] of groups.entries()) {
+            if (number || reason || shares.length)
+                this.menu.addMenuItem(new PopupMenu.PopupSeparatorMenuItem());
+            group.forEach(action => this.menu.addMenuItem(this._actionItem(action)));
+        }
+        if (focused)
+            (this._actions.get(focused) ?? this).grab_key_focus();
+    }
+
+    _actionItem(action) {
+        const {label, name} = textsOf(action);
+        const item = new PopupMenu.PopupMenuItem(label);
+        item.accessible_name = format(name, this.object.name);
+        item.connect('activate', () => this._act(this.object, action));
+        this._actions.set(action, item);
+        return item;
+    }
+
+    _focusedAction() {
+        const focus = global.stage.get_key_focus();
+        return [...this._actions].find(([, item]) => item === focus)?.[0];
+    }
+});
