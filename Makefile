@@ -3,7 +3,7 @@
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle
+.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome
 
 DESTDIR =
 PREFIX = /usr
@@ -12,6 +12,7 @@ BINDIR = $(PREFIX)/bin
 LIBDIR = $(PREFIX)/lib/vfsd
 SHARE = $(PREFIX)/share
 SYSTEMD = $(PREFIX)/lib/systemd
+GNOME_EXTENSION = $(SHARE)/gnome-shell/extensions/vfsd@vfsd1.org
 PYTHON = python3
 # "bundled" brings the pinned qemu.qmp along, "system" uses the one that Python has anyway.
 WITH_QMP = bundled
@@ -121,7 +122,10 @@ each-file:
 	put 644 $(SHARE)/metainfo applets/*.metainfo.xml; \
 	for language in $$(cat applets/po/LINGUAS); do \
 		put_as 644 $(SHARE)/locale/$$language/LC_MESSAGES/vfsd.mo applets/po/$$language.po; \
-	done
+	done; \
+	put 644 $(GNOME_EXTENSION) applets/gnome/*.js applets/gnome/*.css applets/gnome/metadata.json; \
+	put 644 $(GNOME_EXTENSION)/icons applets/icons/*-symbolic.svg; \
+	put 644 $(SHARE)/glib-2.0/schemas applets/gnome/schemas/*.xml
 
 install: ## Install below DESTDIR, under PREFIX
 	@if [ $(WITH_QMP) != system ]; then $(MAKE) --no-print-directory bundle; fi
@@ -140,10 +144,19 @@ install: ## Install below DESTDIR, under PREFIX
 		rm -r "$(DESTDIR)$(LIBDIR)/bundled"/*.dist-info; \
 	fi
 	@if [ -z "$(DESTDIR)" ]; then /usr/bin/python3 -m compileall -q "$(LIBDIR)"; fi
+	@$(COMPILE_SCHEMAS)
 
 uninstall: ## Remove what install has put there
 	@ACTION=remove $(MAKE) --no-print-directory each-file
-	rm -rf "$(DESTDIR)$(LIBDIR)"
+	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(GNOME_EXTENSION)"
+	@$(COMPILE_SCHEMAS)
+
+# A package has its package manager do this.
+COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && command -v glib-compile-schemas >/dev/null; then \
+	glib-compile-schemas "$(SHARE)/glib-2.0/schemas"; fi
+
+dist-gnome: ## Make the zip for the site of GNOME Shell's extensions, in dist/
+	@$(PYTHON) -B applets/gnome/pack dist/vfsd@vfsd1.org.shell-extension.zip
 
 # --- the wheel of qemu.qmp: fetched once, compared with its hash each time ---
 
