@@ -152,7 +152,7 @@ uninstall: ## Remove what install has put there
 	@$(COMPILE_SCHEMAS)
 
 # A package has its package manager do this.
-COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && command -v glib-compile-schemas >/dev/null; then \
+COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && [ -d "$(SHARE)/glib-2.0/schemas" ] && command -v glib-compile-schemas >/dev/null; then \
 	glib-compile-schemas "$(SHARE)/glib-2.0/schemas"; fi
 
 dist-gnome: ## Make the zip for the site of GNOME Shell's extensions, in dist/

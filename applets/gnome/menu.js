@@ -146,7 +146,7 @@ class VfsdToggle extends QuickMenuToggle {
 
     _summary(machines, shares, running) {
         if (!running.length)
-            return _('vfsd is not running');
+            return _('Not running');
         const broken = [...machines, ...shares].filter(needsAttention).length;
         if (broken)
             return format(ngettext('%d needs attention', '%d need attention', broken), broken);

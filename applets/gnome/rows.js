@@ -111,6 +111,9 @@ class VfsdObjectRow extends PopupMenu.PopupSubMenuMenuItem {
         this._actions = new Map();
         this._description = new Description();
         this.replace_child(this.label, this._description);
+        // it would have half of the room
+        const expander = this.get_children().find(child => child.has_style_class_name?.('popup-menu-item-expander'));
+        expander?.set_x_expand(false);
         this.add_style_class_name('vfsd-row');
         this.update(object);
     }

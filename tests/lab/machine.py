@@ -121,6 +121,8 @@ class Machine:
         reload = ("call", "--quiet", bus, "/", bus, "ReloadConfig")
         self.check("python3", "-m", "compileall", "-q", "/usr/lib/vfsd")
         self.check("journalctl", "--quiet", "--update-catalog")
+        if (self.root / "usr/bin/glib-compile-schemas").exists():
+            self.check("glib-compile-schemas", "/usr/share/glib-2.0/schemas")
         self.check("systemctl", "daemon-reload")
         self.check("busctl", *reload)
         self.check("systemctl", "--user", "daemon-reload", user=True)
