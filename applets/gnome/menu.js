@@ -102,6 +102,9 @@ const Toggle = GObject.registerClass(
 class VfsdToggle extends QuickMenuToggle {
     constructor(client, icons, commands) {
         super({title: _('Machines'), gicon: icons.normal});
+        this.add_style_class_name('vfsd-toggle');
+        // GNOME 49 has a property for this, and binds it to the same
+        this._menuButton.accessible_name = _('Open the menu of machines');
         this._client = client;
         this._icons = icons;
         this._commands = commands;

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.desktop.gnome import GnomeShell
 from tests.desktop.session import Session
 from tests.integration.conftest import folder, kept_clean, readable_journal
 from tests.integration.harness import Vfsd
@@ -36,3 +37,27 @@ def session() -> Iterator[Session]:
     made = Session()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def gnome_shell(session: Session) -> Iterator[GnomeShell]:
+    """GNOME Shell; it ends before tests of another desktop begin."""
+    shell = GnomeShell(session)
+    yield shell
+    shell.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Only one desktop at a time can be the user's."""
+    if not nextitem or not nextitem.path.name.startswith("test_gnome"):
+        GnomeShell.close_running()
+
+
+@pytest.fixture
+def gnome(gnome_shell: GnomeShell, vfsd: Vfsd) -> Iterator[GnomeShell]:
+    """GNOME Shell with the extension, and the user's vfsd; fails if the shell complains."""
+    gnome_shell.begin()
+    yield gnome_shell
+    assert gnome_shell.errors() == []
+    gnome_shell.begin()

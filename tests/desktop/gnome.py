@@ -1,0 +1,145 @@
+"""GNOME Shell, headless, with a virtual pointer and keyboard in it: what is on the screen is read back from it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.desktop.session import Session, screenshots
+from tests.integration.harness import wait_for
+
+EXTENSION = "vfsd@vfsd1.org"
+UNIT = "gnome-shell-test"
+DRIVER = Path(__file__).parent / "driver.js"
+SETTINGS = "org.gnome.shell.extensions.vfsd"
+NOT_OURS = ("GeoClue", "GDM", "ibus", "calendar")
+"""What a shell says in the lab anyway."""
+
+
+class ShellError(AssertionError):
+    """What was evaluated in the shell threw an error."""
+
+
+class GnomeShell:
+    """A shell that runs in the user's session."""
+
+    _running: ClassVar[list[GnomeShell]] = []
+
+    def __init__(self, session: Session, *, size: str = "1280x800", **environment: str) -> None:
+        self._session = session
+        self.user = session.user
+        self.since = time.time()
+        for schema, key, value in (
+            ("org.gnome.shell", "enabled-extensions", f"['{EXTENSION}']"),
+            ("org.gnome.shell", "disable-user-extensions", "false"),
+            ("org.gnome.shell", "welcome-dialog-last-shown-version", "'999'"),
+            ("org.gnome.desktop.interface", "enable-animations", "false"),
+        ):
+            self.set(schema, key, value)
+        options = ("--headless", "--wayland", "--no-x11", "--virtual-monitor", size, "--unsafe-mode")
+        self._running.append(self)
+        session.start(UNIT, "gnome-shell", *options, environment=environment)
+        wait_for(self._is_up, "the shell comes up", 60)
+        self.eval(DRIVER.read_text(encoding="utf-8"))
+        self.run("Main.overview.hide()")
+
+    def _is_up(self) -> bool:
+        try:
+            return bool(self.eval("Main.layoutManager._startingUp === false"))
+        except AssertionError:
+            return False
+
+    def close(self) -> None:
+        """End it."""
+        self._session.stop(UNIT)
+        self._running.clear()
+
+    @classmethod
+    def close_running(cls) -> None:
+        """End the one that runs, if any."""
+        for shell in cls._running.copy():
+            shell.close()
+
+    def begin(self) -> None:
+        """Make it as new: nothing open, nothing told, our settings as they come."""
+        self.user.run("gsettings", "reset-recursively", SETTINGS)
+        self.run("shell.close(); shell.dismissAll();")
+        self.since = time.time()
+
+    @property
+    def pid(self) -> int:
+        return int(self.user.unit_property(UNIT, "MainPID"))
+
+    # asking
+
+    def eval(self, script: str) -> Any:
+        """Evaluate an expression in the shell; a promise is awaited. :raise ShellError: it threw."""
+        call = ("call", "org.gnome.Shell", "/org/gnome/Shell", "org.gnome.Shell", "Eval", "s", script)
+        out = self.user.run("busctl", "--user", "--json=short", *call)
+        succeeded, value = json.loads(out)["data"]
+        if not succeeded:
+            raise ShellError(f"{script}\n{value}")
+        return json.loads(value) if value else None
+
+    def run(self, body: str) -> Any:
+        """Evaluate the body of an asynchronous function."""
+        return self.eval(f"(async () => {{ {body} }})()")
+
+    def until(self, condition: str, timeout: float = 5) -> Any:
+        """Wait until an expression holds."""
+        what = json.dumps(condition)
+        return self.run(f"return await shell.until(() => ({condition}), {what}, {timeout * 1000})")
+
+    def texts(self) -> list[str]:
+        """All texts of the menu, if it is open."""
+        return list(self.eval("shell.texts(shell.toggle.menu.actor)"))
+
+    def notifications(self) -> list[dict[str, Any]]:
+        """Ours: title, body, actions."""
+        return list(self.eval("shell.notifications()"))
+
+    def errors(self) -> list[str]:
+        """What the shell complained of since the last `begin`, as far as it is about us."""
+        said = self._session.errors(UNIT, "JS ERROR", "CRITICAL", "WARNING", EXTENSION, "vfsd:", since=self.since)
+        return [line for line in said if not any(word in line for word in NOT_OURS)]
+
+    # acting
+
+    def set(self, schema: str, key: str, value: str) -> None:
+        """Change a setting of the user's."""
+        self.user.run("gsettings", "set", schema, key, value)
+
+    def click(self, *names: str) -> None:
+        """Click on one thing after the other, each named as a screen reader would."""
+        steps = "".join(f"await shell.click({json.dumps(name)});" for name in names)
+        self.run(steps)
+
+    def keys(self, *names: str) -> None:
+        """Press keys together, each named as in Clutter."""
+        self.run(f"await shell.keys(...{json.dumps(names)})")
+
+    def walk(self, name: str, key: str = "Down") -> None:
+        """Press a key until that has the focus."""
+        self.run(f"await shell.walk({json.dumps(name)}, {json.dumps(key)})")
+
+    def choose(self, means: str, name: str, action: str) -> None:
+        """Choose an action of a machine or share in the menu, by Pointer or by Keyboard."""
+        self.run(f"await shell.chooseBy{means}({json.dumps(name)}, {json.dumps(action)})")
+
+    def open(self, means: str = "Pointer") -> None:
+        """Open the menu."""
+        self.run(f"await shell.openBy{means}()")
+
+    def says(self, name: str, text: str, timeout: float = 5) -> None:
+        """Wait until the row of a machine or share says something."""
+        self.until(f"shell.said({json.dumps(name)}).includes({json.dumps(text)})", timeout)
+
+    def screenshot(self, name: str) -> Path:
+        """Take a picture of the screen."""
+        path = screenshots() / f"gnome-{name}.png"
+        bus, member = "org.gnome.Shell.Screenshot", "Screenshot"
+        call = ("call", bus, "/org/gnome/Shell/Screenshot", bus, member, "bbs", "false", "false", str(path))
+        assert '"b"' in self.user.run("busctl", "--user", "--json=short", *call) or path.exists()
+        return path
