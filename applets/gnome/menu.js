@@ -31,6 +31,9 @@ class List extends PopupMenu.PopupMenuSection {
         });
         this.actor._delegate = this;
         this._rows = new Map();
+        this._opened = null;
+        this.actor.vadjustment.connect('changed', () => this._reveal());
+        this.actor.connect('scroll-event', () => (this._opened = null));
         this.connect('active-changed', (_menu, item) => item && ensureActorVisibleInScrollView(this.actor, item));
     }
 
@@ -66,7 +69,18 @@ class List extends PopupMenu.PopupMenuSection {
 
     _add(row) {
         this.addMenuItem(row);
+        row.menu.connect('open-state-changed', (_menu, isOpen) => (this._opened = isOpen ? row : null));
         return row;
+    }
+
+    /** Scrolls to what a row opens into, as it grows, as long as the user does not scroll. */
+    _reveal() {
+        if (!this._opened?.mapped)
+            return;
+        const {vadjustment} = this.actor;
+        const top = this._opened.get_allocation_box().y1;
+        const bottom = this._opened.menu.actor.get_allocation_box().y2;
+        vadjustment.value = Math.min(top, Math.max(vadjustment.value, bottom - vadjustment.pageSize));
     }
 
     _order(rows, machines, shares) {

@@ -60,4 +60,3 @@ def gnome(gnome_shell: GnomeShell, vfsd: Vfsd) -> Iterator[GnomeShell]:
     gnome_shell.begin()
     yield gnome_shell
     assert gnome_shell.errors() == []
-    gnome_shell.begin()

@@ -48,11 +48,23 @@
         },
 
         get toggle() {
-            return shell.quickSettings.menu._grid.get_children().find(item => item.has_style_class_name('vfsd-toggle')) ?? null;
+            return shell.quickSettings.menu._grid.get_children().find(item => item.has_style_class_name?.('vfsd-toggle')) ?? null;
         },
 
         row(name) {
             return find(`${name},`, shell.toggle.menu.actor);
+        },
+
+        rows() {
+            return [...within(shell.toggle.menu.actor)].filter(actor => actor.mapped && actor.object);
+        },
+
+        // whether it is where the list shows it
+        isInSight(actor) {
+            const list = [...within(shell.toggle.menu.actor)].find(child => child instanceof St.ScrollView);
+            const [, top] = list.get_transformed_position();
+            const [, y] = actor.get_transformed_position();
+            return y >= top - 1 && y + actor.height <= top + list.height + 1;
         },
 
         // what the row of a machine or share says

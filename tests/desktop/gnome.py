@@ -33,6 +33,7 @@ class GnomeShell:
         self.since = time.time()
         for schema, key, value in (
             ("org.gnome.shell", "enabled-extensions", f"['{EXTENSION}']"),
+            ("org.gnome.shell", "disabled-extensions", "[]"),
             ("org.gnome.shell", "disable-user-extensions", "false"),
             ("org.gnome.shell", "welcome-dialog-last-shown-version", "'999'"),
             ("org.gnome.desktop.interface", "enable-animations", "false"),
@@ -87,10 +88,10 @@ class GnomeShell:
         """Evaluate the body of an asynchronous function."""
         return self.eval(f"(async () => {{ {body} }})()")
 
-    def until(self, condition: str, timeout: float = 5) -> Any:
+    def until(self, condition: str, timeout: float = 5) -> None:
         """Wait until an expression holds."""
         what = json.dumps(condition)
-        return self.run(f"return await shell.until(() => ({condition}), {what}, {timeout * 1000})")
+        self.run(f"await shell.until(() => ({condition}), {what}, {timeout * 1000})")
 
     def texts(self) -> list[str]:
         """All texts of the menu, if it is open."""
@@ -128,13 +129,29 @@ class GnomeShell:
         """Choose an action of a machine or share in the menu, by Pointer or by Keyboard."""
         self.run(f"await shell.chooseBy{means}({json.dumps(name)}, {json.dumps(action)})")
 
+    def enable(self, enabled: bool) -> None:
+        """Enable or disable the extension, and wait until that is so: the shell loses one that comes too early."""
+        self.user.run("gnome-extensions", "enable" if enabled else "disable", EXTENSION)
+        self.until(f"Boolean(shell.toggle) === {json.dumps(enabled)}")
+
+    def choose_own(self, means: str, name: str) -> None:
+        """Choose what is no machine's or share's, in the menu that is open."""
+        if means == "Pointer":
+            self.click(name)
+        else:
+            self.walk(name)
+            self.keys("Return")
+
     def open(self, means: str = "Pointer") -> None:
         """Open the menu."""
         self.run(f"await shell.openBy{means}()")
 
     def says(self, name: str, text: str, timeout: float = 5) -> None:
         """Wait until the row of a machine or share says something."""
-        self.until(f"shell.said({json.dumps(name)}).includes({json.dumps(text)})", timeout)
+        try:
+            self.until(f"shell.said({json.dumps(name)}).includes({json.dumps(text)})", timeout)
+        except ShellError as error:
+            raise AssertionError(f"{self.texts()} and {self.notifications()}, not {text}") from error
 
     def screenshot(self, name: str) -> Path:
         """Take a picture of the screen."""

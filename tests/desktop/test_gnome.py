@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,26 +63,79 @@ def add_machine(vfsd: Vfsd, name: str, *options: str) -> None:
 def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Terminal) -> None:
     shared = folder / "src"
     vfsd.run("mkdir", str(shared))
-    for name in MEANS:
-        add_machine(vfsd, name, "--share", str(shared))
-    for state, action in (
-        ("Stopped", "Start"),
-        ("Running", "Pause"),
-        ("Paused", "Resume"),
-        ("Running", "Open the console of"),
-        ("Running", "Shut down"),
-        ("Stopped", "Start"),
-        ("Running", "Force off"),
-        ("Stopped", "Show the log of"),
+    add_machine(vfsd, "web", "--share", str(shared))
+    # its guest never gets so far that it could shut down
+    add_machine(vfsd, "db", "--share", str(shared), "-o", "ShutdownTimeoutUSec=500000")
+    for means, name, state, action in (
+        ("Pointer", "web", "Stopped", "Start"),
+        ("Keyboard", "db", "Stopped", "Start"),
+        ("Keyboard", "db", "Running", "Pause"),
+        ("Pointer", "web", "Running", "Pause"),
+        ("Pointer", "web", "Paused", "Resume"),
+        ("Keyboard", "db", "Paused", "Resume"),
+        ("Keyboard", "db", "Running", "Shut down"),
+        ("Pointer", "web", "Running", "Open the console of"),
+        ("Keyboard", "web", "Running", "Open the console of"),
+        ("Pointer", "web", "Running", "Shut down"),
+        ("Pointer", "web", "Stopped", "Start"),
+        ("Keyboard", "db", "Stopped", "Start"),
+        ("Pointer", "web", "Running", "Force off"),
+        ("Keyboard", "db", "Running", "Force off"),
+        ("Pointer", "web", "Stopped", "Show the log of"),
+        ("Keyboard", "db", "Stopped", "Show the log of"),
     ):
-        for name, means in MEANS.items():
-            gnome.open(means)
-            gnome.says(name, f"{name}, {state}, 1 share", 20)
-            gnome.choose(means, name, f"{action} “{name}”")
-            if action == "Open the console of":
-                terminal.ran("vfsctl", "--user", "console", name)
-                terminal.shows(f"This is {name}", "guest:~#")
-    for name in MEANS:
+        gnome.open(means)
+        gnome.says(name, f"{name}, {state}, 1 share", 20)
+        gnome.choose(means, name, f"{action} “{name}”")
+        if (means, action) == ("Keyboard", "Open the console of"):
+            wait_for(lambda: terminal.started().count(["vfsctl", "--user", "console", "web"]) == 2, "both", 5)
+            terminal.shows("This is web", "This is web", "guest:~#")
+    for name in ("web", "db"):
         matches = (f"VFSD_MACHINE={name}", "+", f"_SYSTEMD_USER_SLICE=vfsd-{name}.slice")
         terminal.ran("journalctl", "--lines=500", "--follow", *matches)
+    terminal.shows("Started vfsd-machine-db.service")
+    assert gnome.notifications() == []
+
+
+@pytest.fixture
+def portal(session: Session, folder: Path) -> Iterator[Callable[..., Path]]:
+    """Starts a portal in which a folder is chosen, or none; returns the file that tells what it was asked."""
+
+    def start(*chosen: Path) -> Path:
+        session.stop(PORTAL)
+        asked = folder / "asked"
+        program = Path(__file__).with_name("portal.py")
+        session.start(PORTAL, "python3", str(program), str(asked), *map(str, chosen))
+        status = ("busctl", "--user", "status", "org.freedesktop.portal.Desktop")
+        wait_for(lambda: session.user.run(*status, check=False), "the portal is there", 5)
+        return asked
+
+    yield start
+    session.stop(PORTAL)
+
+
+def test_a_folder(gnome: GnomeShell, vfsd: Vfsd, folder: Path, portal: Callable[..., Path], terminal: Terminal) -> None:
+    chosen = folder / "Zürich & Süden"
+    vfsd.run("mkdir", str(chosen))
+    for number, means in enumerate(("Pointer", "Keyboard")):
+        asked = portal(chosen)
+        gnome.open(means)
+        gnome.choose_own(means, "Share a Folder…")
+        name = ("Zurich-Suden", "Zurich-Suden-2")[number]
+        wait_for(lambda: vfsd.manager("ListShares"), "it is shared", 5)
+        assert json.loads(asked.read_text())[3].items() >= {"directory": True, "accept_label": "Share"}.items()
+        gnome.open(means)
+        gnome.says(name, f"{name}, Waiting for a client, {chosen}")
+    portal()
+    gnome.open()
+    gnome.choose_own("Pointer", "Share a Folder…")
+    assert len(vfsd.manager("ListShares")) == 2
+    gnome.choose("Pointer", "Zurich-Suden", "Show the log of “Zurich-Suden”")
+    matches = ("VFSD_SHARE=Zurich-Suden", "+", "_SYSTEMD_USER_UNIT=vfsd-share-Zurich\\x2dSuden.service")
+    terminal.ran("journalctl", "--lines=500", "--follow", *matches)
+    gnome.choose("Pointer", "Zurich-Suden", "Stop sharing “Zurich-Suden”")
+    gnome.choose("Keyboard", "Zurich-Suden-2", "Stop sharing “Zurich-Suden-2”")
+    wait_for(lambda: vfsd.manager("ListShares") == [], "they are gone", 5)
+    gnome.open()
+    gnome.until("shell.texts(shell.toggle.menu.actor).some(text => text.startsWith('No machines'))")
     assert gnome.notifications() == []

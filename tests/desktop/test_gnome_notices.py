@@ -1,0 +1,122 @@
+"""What the extension tells by notifications, and what it does not: that which the user did himself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.desktop.gnome import SETTINGS, GnomeShell
+from tests.desktop.test_gnome import Terminal, add_machine, terminal
+from tests.integration.harness import MACHINE, SHARE, Vfsd, wait_for
+
+__all__ = ["terminal"]
+
+
+def machine_path(vfsd: Vfsd, name: str) -> str:
+    return str(vfsd.manager("GetMachine", "s", name))
+
+
+def kill_virtiofsd(vfsd: Vfsd, name: str) -> None:
+    path = str(vfsd.manager("GetShare", "s", name))
+    wait_for(lambda: vfsd.get(path, SHARE, "MainPID"), "virtiofsd runs", 5)
+    os.kill(int(vfsd.get(path, SHARE, "MainPID")), signal.SIGKILL)
+
+
+def told(gnome: GnomeShell, title: str) -> dict[str, Any]:
+    """The notification of that title, once it is there: the only one."""
+    gnome.until(f"shell.notifications().some(({{title}}) => title === '{title}')", 15)
+    [notification] = gnome.notifications()
+    return notification
+
+
+@pytest.fixture
+def shared(vfsd: Vfsd, folder: Path) -> Path:
+    """A folder of the user's to be shared."""
+    inner = folder / "src"
+    vfsd.run("mkdir", str(inner))
+    return inner
+
+
+def test_a_share_of_a_machine_is_lost(
+    gnome: GnomeShell, vfsd: Vfsd, shared: Path, terminal: Terminal
+) -> None:
+    add_machine(vfsd, "web", "--share", str(shared))
+    vfsd.run("vfsctl", "machine", "start", "web")
+    gnome.until("shell.toggle.subtitle === '1 running'")
+    kill_virtiofsd(vfsd, "web.src")
+    notification = told(gnome, "“web” lost a share")
+    assert "SIGKILL" in notification["body"]
+    assert notification["actions"] == ["Restart", "Show Log"]
+    gnome.until("Main.messageTray._banner?.mapped")
+    gnome.screenshot("notification")
+    gnome.run("await shell.point(Main.messageTray._banner)")
+    gnome.click("Show Log")
+    matches = ("VFSD_MACHINE=web", "+", "_SYSTEMD_USER_SLICE=vfsd-web.slice")
+    terminal.ran("journalctl", "--lines=500", "--follow", *matches)
+    gnome.open()
+    gnome.says("web", "Running, a share is broken")
+    gnome.until("shell.toggle.subtitle === '1 needs attention'")
+    gnome.run("await shell.clickActor(shell.row('web'))")
+    gnome.until("shell.find('Restart “web”')")
+    assert any("SIGKILL" in text for text in gnome.texts())
+    gnome.screenshot("degraded")
+    # it can't be asked: it has not booted
+    vfsd.run("vfsctl", "machine", "kill", "web")
+    gnome.says("web", "Stopped")
+    assert gnome.notifications() == []
+
+
+def test_a_machine_that_is_healed(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -> None:
+    add_machine(vfsd, "web", "--share", str(shared), "-o", "OnShareFailure=heal")
+    vfsd.run("vfsctl", "machine", "start", "web")
+    path = machine_path(vfsd, "web")
+    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 60)
+    kill_virtiofsd(vfsd, "web.src")
+    assert told(gnome, "“web” works again")["actions"] == []
+
+
+def test_a_machine_that_does_not_start(gnome: GnomeShell, vfsd: Vfsd) -> None:
+    add_machine(vfsd, "web", "-o", "ExtraArguments=-no-such-option")
+    # by the user, here: only that it did not work
+    gnome.choose("Pointer", "web", "Start “web”")
+    notification = told(gnome, "Could not start “web”")
+    assert "GDBus" not in notification["body"]
+    assert "no-such-option" in notification["body"]
+    gnome.open()
+    gnome.says("web", "Failed")
+    # by somebody else, and later
+    time.sleep(1)
+    gnome.run("shell.close(); shell.dismissAll()")
+    vfsd.run("vfsctl", "machine", "start", "web", check=False)
+    assert told(gnome, "“web” failed")["actions"] == ["Start", "Show Log"]
+
+
+def test_a_folder_that_comes_and_goes(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -> None:
+    vfsd.run("vfsctl", "share", "add", "src", str(shared))
+    away = shared.with_name("away")
+    for is_told in (True, False):
+        gnome.until("shell.toggle.subtitle === '1 shared folder'")
+        shared.rename(away)
+        if is_told:
+            assert "src" in told(gnome, "“src” is unavailable")["body"]
+        gnome.until("shell.toggle.subtitle === '1 needs attention'", 15)
+        away.rename(shared)
+        if is_told:
+            told(gnome, "“src” works again")
+        gnome.until("shell.toggle.subtitle === '1 shared folder'", 15)
+        if not is_told:
+            assert gnome.notifications() == []
+        gnome.set(SETTINGS, "notify-failures", "false")
+        gnome.set(SETTINGS, "notify-recoveries", "false")
+        gnome.run("shell.dismissAll()")
+    shutil.rmtree(shared)
+    gnome.until("shell.toggle.subtitle === '1 needs attention'", 15)
+    gnome.choose("Pointer", "src", "Stop sharing “src”")
+    wait_for(lambda: vfsd.manager("ListShares") == [], "it is gone", 5)
+    assert gnome.notifications() == []
