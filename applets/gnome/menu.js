@@ -15,8 +15,9 @@ import {ObjectRow} from './rows.js';
 import {isActive, needsAttention} from './states.js';
 import {format, gettext as _, ngettext} from './texts.js';
 
-/** How much of the screen's height the list may take before it scrolls. */
-const LIST_HEIGHT = 0.45;
+/** How much of the screen's height the list may take before it scrolls, whatever else is shown. */
+const LEAST_HEIGHT = 0.25;
+const MOST_HEIGHT = 0.6;
 
 /** Machines and shares, of which there may be more than fit on the screen. */
 class List extends PopupMenu.PopupMenuSection {
@@ -37,11 +38,16 @@ class List extends PopupMenu.PopupMenuSection {
         this.connect('active-changed', (_menu, item) => item && ensureActorVisibleInScrollView(this.actor, item));
     }
 
-    /** Has the list take no more than its part of the screen. */
-    limitHeight() {
+    /**
+     * Has the list take no more than its part of the screen.
+     *
+     * @param {number} others - the height of all else that is shown with it
+     */
+    limitHeight(others) {
         const {height} = Main.layoutManager.getWorkAreaForMonitor(Main.layoutManager.primaryIndex);
         const {scaleFactor} = St.ThemeContext.get_for_stage(global.stage);
-        this.actor.style = `max-height: ${Math.round(height * LIST_HEIGHT / scaleFactor)}px;`;
+        const room = Math.clamp(height - others, height * LEAST_HEIGHT, height * MOST_HEIGHT);
+        this.actor.style = `max-height: ${Math.round(room / scaleFactor)}px;`;
     }
 
     /**
@@ -132,7 +138,9 @@ class VfsdToggle extends QuickMenuToggle {
         this._share = this.menu.addAction(_('Share a Folder…'), () => commands.shareFolder());
         this._settings = this.menu.addAction(_('Settings'), () => commands.openSettings());
         this.connect('clicked', () => this.menu.open());
-        this._list.limitHeight();
+        // before this menu is shown in it
+        Main.panel.statusArea.quickSettings.menu.connectObject('open-state-changed',
+            (_menu, isOpen) => isOpen && this._limitHeight(), this);
     }
 
     /** Shows what is so now. */
@@ -148,12 +156,7 @@ class VfsdToggle extends QuickMenuToggle {
         this.checked = status !== 'passive';
         this.gicon = status === 'attention' ? this._icons.attention : this._icons.normal;
         this.subtitle = this._summary(machines, shares, running);
-        this.menu.setHeader(this.gicon, _('Machines and Shared Folders'), this.subtitle ?? '');
-    }
-
-    /** Has it fit the screen as it is now. */
-    limitHeight() {
-        this._list.limitHeight();
+        this.menu.setHeader(this.gicon, _('Machines and Shared Folders'));
     }
 
     destroy() {
@@ -161,12 +164,19 @@ class VfsdToggle extends QuickMenuToggle {
         super.destroy();
     }
 
+    _limitHeight() {
+        const [, without] = Main.panel.statusArea.quickSettings.menu.box.get_preferred_height(-1);
+        const [, all] = this.menu.box.get_preferred_height(-1);
+        const [, list] = this._list.actor.get_preferred_height(-1);
+        this._list.limitHeight(without + all - list);
+    }
+
     _summary(machines, shares, running) {
         if (!running.length)
             return _('Not running');
         const broken = [...machines, ...shares].filter(needsAttention).length;
         if (broken)
-            return format(ngettext('%d needs attention', '%d need attention', broken), broken);
+            return format(ngettext('%d problem', '%d problems', broken), broken);
         const active = machines.filter(isActive).length;
         if (active)
             return format(ngettext('%d running', '%d running', active), active);
@@ -190,7 +200,6 @@ class VfsdIndicator extends SystemIndicator {
         this._icon = this._addIndicator();
         this._toggle = new Toggle(client, icons, commands);
         this.quickSettingsItems.push(this._toggle);
-        Main.layoutManager.connectObject('monitors-changed', () => this._toggle.limitHeight(), this);
     }
 
     /**
@@ -207,7 +216,6 @@ class VfsdIndicator extends SystemIndicator {
     }
 
     destroy() {
-        Main.layoutManager.disconnectObject(this);
         this.quickSettingsItems.forEach(item => item.destroy());
         super.destroy();
     }

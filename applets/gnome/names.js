@@ -2,7 +2,8 @@
  * Names for shares: what vfsd takes, made of what the user has; plain logic.
  */
 
-const LONGEST = 128;
+/** vfsd takes up to 128 characters, and no more than fit into the path of a socket. */
+const LONGEST = 60;
 
 /**
  * A valid name for a share of a folder.

@@ -18,37 +18,22 @@ const WARNING = 'dialog-warning-symbolic';
 /** The opacity of what matters less, as of a subtitle in the shell's own menus. */
 const DIMMED = 178;
 
-/**
- * @param {string} styleClass - the style
- * @param {boolean} isDimmed - whether it matters less
- * @returns {St.Label} a label that gives way if there is too little room
- */
-function shrinkingLabel(styleClass, isDimmed) {
-    const label = new St.Label({
-        style_class: styleClass,
-        x_expand: true,
-        y_align: Clutter.ActorAlign.CENTER,
-        opacity: isDimmed ? DIMMED : 255,
-    });
-    label.clutter_text.ellipsize = Pango.EllipsizeMode.END;
-    return label;
-}
-
-/** A name with a line of details below it, and a state at the end. */
+/** A name with its state, and a line of details below; what is wrong is told in full. */
 const Description = GObject.registerClass(
 class VfsdDescription extends St.BoxLayout {
     constructor() {
-        super({style_class: 'vfsd-description', x_expand: true});
-        this._title = shrinkingLabel('vfsd-title', false);
-        this._detail = shrinkingLabel('vfsd-detail', true);
-        const texts = new St.BoxLayout({x_expand: true, y_align: Clutter.ActorAlign.CENTER});
-        // its own property for this has another name in each version of the shell
-        texts.layout_manager.orientation = Clutter.Orientation.VERTICAL;
-        texts.add_child(this._title);
-        texts.add_child(this._detail);
-        this._state = new St.Label({style_class: 'vfsd-state', y_align: Clutter.ActorAlign.CENTER, opacity: DIMMED});
-        this.add_child(texts);
-        this.add_child(this._state);
+        super({style_class: 'vfsd-description', x_expand: true, y_align: Clutter.ActorAlign.CENTER});
+        // its own property for this has another name in some versions of the shell
+        this.layout_manager.orientation = Clutter.Orientation.VERTICAL;
+        this._title = new St.Label({style_class: 'vfsd-title', x_expand: true});
+        this._title.clutter_text.ellipsize = Pango.EllipsizeMode.END;
+        this._state = new St.Label({style_class: 'vfsd-state', opacity: DIMMED});
+        this._detail = new St.Label({style_class: 'vfsd-detail', opacity: DIMMED});
+        const line = new St.BoxLayout({style_class: 'vfsd-line', x_expand: true});
+        line.add_child(this._title);
+        line.add_child(this._state);
+        this.add_child(line);
+        this.add_child(this._detail);
     }
 
     /**
@@ -57,10 +42,15 @@ class VfsdDescription extends St.BoxLayout {
      */
     show(object) {
         const detail = detailText(object);
+        const isWrong = needsAttention(object);
         this._title.text = object.name;
-        this._detail.text = detail;
-        this._detail.visible = detail !== '';
         this._state.text = stateText(object);
+        this._detail.set({text: detail, visible: detail !== ''});
+        this._detail.clutter_text.set({
+            ellipsize: isWrong ? Pango.EllipsizeMode.NONE : Pango.EllipsizeMode.END,
+            line_wrap: isWrong,
+            line_wrap_mode: Pango.WrapMode.WORD_CHAR,
+        });
         return [object.name, this._state.text, detail].filter(text => text).join(', ');
     }
 });
@@ -77,20 +67,6 @@ class VfsdShareRow extends PopupMenu.PopupBaseMenuItem {
         const description = new Description();
         this.add_child(description);
         this.accessible_name = description.show(share);
-    }
-});
-
-/** The whole reason, which the row itself may have to cut. */
-const ReasonRow = GObject.registerClass(
-class VfsdReasonRow extends PopupMenu.PopupMenuItem {
-    constructor(reason) {
-        super(reason, {activate: false, hover: false, style_class: 'vfsd-reason'});
-        this.label.x_expand = true;
-        this.label.clutter_text.set({
-            ellipsize: Pango.EllipsizeMode.NONE,
-            line_wrap: true,
-            line_wrap_mode: Pango.WrapMode.WORD_CHAR,
-        });
     }
 });
 
@@ -140,22 +116,19 @@ class VfsdObjectRow extends PopupMenu.PopupSubMenuMenuItem {
 
     _fill() {
         const {object} = this;
-        const reason = needsAttention(object) ? object.properties.Reason : '';
         const shares = object.kind === 'machine' ? this._sharesOf(object) : [];
         const groups = actionsFor(object);
         const lines = shares.map(share => [share.name, stateText(share), detailText(share)]);
-        const content = JSON.stringify([reason, lines, groups]);
+        const content = JSON.stringify([lines, groups]);
         if (content === this._content)
             return;
         this._content = content;
         const focused = this._focusedAction();
         this.menu.removeAll();
         this._actions.clear();
-        if (reason)
-            this.menu.addMenuItem(new ReasonRow(reason));
         shares.forEach(share => this.menu.addMenuItem(new ShareRow(share)));
         for (const [number, group] of groups.entries()) {
-            if (number || reason || shares.length)
+            if (number || shares.length)
                 this.menu.addMenuItem(new PopupMenu.PopupSeparatorMenuItem());
             group.forEach(action => this.menu.addMenuItem(this._actionItem(action)));
         }

@@ -40,6 +40,7 @@
         menuButton: 'Open the menu of machines',
         sleep,
         until,
+        within,
         nameOf,
         find,
 
@@ -57,6 +58,11 @@
 
         rows() {
             return [...within(shell.toggle.menu.actor)].filter(actor => actor.mapped && actor.object);
+        },
+
+        scrollUp() {
+            for (const list of [...within(shell.toggle.menu.actor)].filter(child => child instanceof St.ScrollView))
+                list.vadjustment.value = 0;
         },
 
         // whether it is where the list shows it
@@ -110,6 +116,10 @@
             await shell.keys('Return');
         },
 
+        window(title) {
+            return global.get_window_actors().map(actor => actor.meta_window).find(window => window.title === title) ?? null;
+        },
+
         close() {
             shell.quickSettings.menu.close(0);
             Main.panel.statusArea.dateMenu.menu.close(0);
@@ -144,7 +154,12 @@
         },
 
         async clickActor(actor) {
-            await shell.point(actor);
+            await shell.clickAt(...await shell.point(actor));
+        },
+
+        async clickAt(x, y) {
+            pointer.notify_absolute_motion(now(), x, y);
+            await sleep(PAUSE);
             pointer.notify_button(now(), Clutter.BUTTON_PRIMARY, Clutter.ButtonState.PRESSED);
             await sleep(PAUSE);
             pointer.notify_button(now(), Clutter.BUTTON_PRIMARY, Clutter.ButtonState.RELEASED);
@@ -179,6 +194,11 @@
                 await shell.keys(key);
             }
             throw new Error(`${key} does not lead to ${name}, but to ${[...new Set(seen)]}`);
+        },
+
+        // our icon in the panel
+        icon() {
+            return [...within(shell.quickSettings._indicators)].find(actor => actor.gicon?.to_string().includes('org.vfsd1'));
         },
 
         notifications() {

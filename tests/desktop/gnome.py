@@ -153,6 +153,32 @@ class GnomeShell:
         except ShellError as error:
             raise AssertionError(f"{self.texts()} and {self.notifications()}, not {text}") from error
 
+    def accessibles(self, application: str) -> list[tuple[str, str, list[int]]]:
+        """What a screen reader finds on the screen: role, name, place in the window."""
+        out = self.user.run("python3", str(Path(__file__).with_name("at_spi.py")), application)
+        return [(role, name, place) for role, name, is_shown, *place in json.loads(out) if is_shown]
+
+    def click_in_window(self, title: str, application: str, name: str) -> None:
+        """Click on a thing in a window, found as a screen reader does."""
+        [left, top, width, height] = next(p for _, n, p in self.accessibles(application) if n == name)
+        frame = f"shell.window({json.dumps(title)}).get_frame_rect()"
+        self.run(f"""
+            const {{x, y}} = {frame};
+            await shell.clickAt(x + {left + width / 2}, y + {top + height / 2});
+        """)
+
+    def scale(self, factor: int) -> None:
+        """Have the screen show everything larger."""
+        bus, path = "org.gnome.Mutter.DisplayConfig", "/org/gnome/Mutter/DisplayConfig"
+        call = ("busctl", "--user", "--json=short", "call", bus, path, bus)
+        serial, monitors, _, _ = json.loads(self.user.run(*call, "GetCurrentState"))["data"]
+        [[[connector, *_], modes, _]] = monitors
+        temporary, top_left, upright, primary = "1", ("0", "0"), "0", "true"
+        logical = ("1", *top_left, str(factor), upright, primary, "1", connector, modes[0][0], "0")
+        signature = "uua(iiduba(ssa{sv}))a{sv}"
+        self.user.run(*call, "ApplyMonitorsConfig", signature, str(serial), temporary, *logical, "0")
+        self.run("await shell.sleep(300)")
+
     def screenshot(self, name: str) -> Path:
         """Take a picture of the screen."""
         path = screenshots() / f"gnome-{name}.png"

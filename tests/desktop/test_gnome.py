@@ -56,16 +56,21 @@ def terminal(folder: Path) -> Iterator[Terminal]:
     program.unlink()
 
 
-def add_machine(vfsd: Vfsd, name: str, *options: str) -> None:
-    vfsd.run("vfsctl", "machine", "add", name, "--builtin", "--memory", "256M", *options)
+def add_machine(vfsd: Vfsd, name: str, *shares: Path, **options: tuple[str, str]) -> None:
+    """A machine with the built-in guest; an option is its type and value, as busctl takes them."""
+    given = {"Builtin": ("b", "true"), "Memory": ("t", str(256 << 20)), **options}
+    entries = [word for key, value in given.items() for word in (key, value[0], *value[1].split())]
+    sources = [word for share in shares for word in (str(share), "", "0")]
+    entries += ["Shares", "a(ssa{sv})", str(len(shares)), *sources]
+    vfsd.manager("CreateMachine", "sa{sv}", name, str(len(given) + 1), *entries)
 
 
 def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Terminal) -> None:
     shared = folder / "src"
     vfsd.run("mkdir", str(shared))
-    add_machine(vfsd, "web", "--share", str(shared))
+    add_machine(vfsd, "web", shared)
     # its guest never gets so far that it could shut down
-    add_machine(vfsd, "db", "--share", str(shared), "-o", "ShutdownTimeoutUSec=500000")
+    add_machine(vfsd, "db", shared, ShutdownTimeoutUSec=("t", "500000"))
     for means, name, state, action in (
         ("Pointer", "web", "Stopped", "Start"),
         ("Keyboard", "db", "Stopped", "Start"),

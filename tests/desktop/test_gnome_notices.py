@@ -16,6 +16,7 @@ from tests.desktop.test_gnome import Terminal, add_machine, terminal
 from tests.integration.harness import MACHINE, SHARE, Vfsd, wait_for
 
 __all__ = ["terminal"]
+BROKEN = ("as", "1 -no-such-option")
 
 
 def machine_path(vfsd: Vfsd, name: str) -> str:
@@ -46,8 +47,8 @@ def shared(vfsd: Vfsd, folder: Path) -> Path:
 def test_a_share_of_a_machine_is_lost(
     gnome: GnomeShell, vfsd: Vfsd, shared: Path, terminal: Terminal
 ) -> None:
-    add_machine(vfsd, "web", "--share", str(shared))
-    vfsd.run("vfsctl", "machine", "start", "web")
+    add_machine(vfsd, "web", shared)
+    vfsd.manager("StartMachine", "s", "web")
     gnome.until("shell.toggle.subtitle === '1 running'")
     kill_virtiofsd(vfsd, "web.src")
     notification = told(gnome, "“web” lost a share")
@@ -61,20 +62,20 @@ def test_a_share_of_a_machine_is_lost(
     terminal.ran("journalctl", "--lines=500", "--follow", *matches)
     gnome.open()
     gnome.says("web", "Running, a share is broken")
-    gnome.until("shell.toggle.subtitle === '1 needs attention'")
+    gnome.until("shell.toggle.subtitle === '1 problem'")
     gnome.run("await shell.clickActor(shell.row('web'))")
     gnome.until("shell.find('Restart “web”')")
     assert any("SIGKILL" in text for text in gnome.texts())
     gnome.screenshot("degraded")
     # it can't be asked: it has not booted
-    vfsd.run("vfsctl", "machine", "kill", "web")
+    vfsd.manager("KillMachine", "s", "web")
     gnome.says("web", "Stopped")
     assert gnome.notifications() == []
 
 
 def test_a_machine_that_is_healed(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -> None:
-    add_machine(vfsd, "web", "--share", str(shared), "-o", "OnShareFailure=heal")
-    vfsd.run("vfsctl", "machine", "start", "web")
+    add_machine(vfsd, "web", shared, OnShareFailure=("s", "heal"))
+    vfsd.manager("StartMachine", "s", "web")
     path = machine_path(vfsd, "web")
     wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 60)
     kill_virtiofsd(vfsd, "web.src")
@@ -82,7 +83,7 @@ def test_a_machine_that_is_healed(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -
 
 
 def test_a_machine_that_does_not_start(gnome: GnomeShell, vfsd: Vfsd) -> None:
-    add_machine(vfsd, "web", "-o", "ExtraArguments=-no-such-option")
+    add_machine(vfsd, "web", ExtraArguments=BROKEN)
     # by the user, here: only that it did not work
     gnome.choose("Pointer", "web", "Start “web”")
     notification = told(gnome, "Could not start “web”")
@@ -98,14 +99,14 @@ def test_a_machine_that_does_not_start(gnome: GnomeShell, vfsd: Vfsd) -> None:
 
 
 def test_a_folder_that_comes_and_goes(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -> None:
-    vfsd.run("vfsctl", "share", "add", "src", str(shared))
+    vfsd.manager("CreateShare", "ssa{sv}", "src", str(shared), "0")
     away = shared.with_name("away")
     for is_told in (True, False):
         gnome.until("shell.toggle.subtitle === '1 shared folder'")
         shared.rename(away)
         if is_told:
             assert "src" in told(gnome, "“src” is unavailable")["body"]
-        gnome.until("shell.toggle.subtitle === '1 needs attention'", 15)
+        gnome.until("shell.toggle.subtitle === '1 problem'", 15)
         away.rename(shared)
         if is_told:
             told(gnome, "“src” works again")
@@ -116,7 +117,7 @@ def test_a_folder_that_comes_and_goes(gnome: GnomeShell, vfsd: Vfsd, shared: Pat
         gnome.set(SETTINGS, "notify-recoveries", "false")
         gnome.run("shell.dismissAll()")
     shutil.rmtree(shared)
-    gnome.until("shell.toggle.subtitle === '1 needs attention'", 15)
+    gnome.until("shell.toggle.subtitle === '1 problem'", 15)
     gnome.choose("Pointer", "src", "Stop sharing “src”")
     wait_for(lambda: vfsd.manager("ListShares") == [], "it is gone", 5)
     assert gnome.notifications() == []

@@ -44,7 +44,7 @@ def test_to_look_starts_nothing(gnome: GnomeShell, vfsd: Vfsd) -> None:
 
 def test_vfsd_restarts_and_crashes(gnome: GnomeShell, vfsd: Vfsd) -> None:
     add_machine(vfsd, "web")
-    vfsd.run("vfsctl", "machine", "start", "web")
+    vfsd.manager("StartMachine", "s", "web")
     gnome.open()
     gnome.says("web", "Running")
     vfsd.restart()
@@ -129,7 +129,7 @@ def resident_memory(pid: int) -> int:
 
 async def test_a_thousand_signals_cost_no_memory(gnome: GnomeShell, vfsd: Vfsd) -> None:
     add_machine(vfsd, "web")
-    vfsd.run("vfsctl", "machine", "start", "web")
+    vfsd.manager("StartMachine", "s", "web")
     gnome.open()
     gnome.says("web", "Running")
     client = await Client.connect(vfsd)

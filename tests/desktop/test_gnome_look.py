@@ -1,0 +1,96 @@
+"""What the extension looks like, and what a screen reader is told; the pictures are for people to judge."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.desktop.gnome import GnomeShell
+from tests.desktop.session import Session
+from tests.desktop.test_gnome import add_machine
+from tests.integration.harness import SHARE, Vfsd, wait_for
+
+INTERFACE = "org.gnome.desktop.interface"
+LONG = "a-machine-whose-name-is-as-long-as-the-name-of-a-machine-may-be."
+CONTROLS = """[...shell.within(shell.toggle.menu.actor)].filter(actor => actor.mapped && actor.can_focus)
+    .map(actor => shell.nameOf(actor))"""
+OUTSIDE = """
+    const place = actor => {
+        const [x] = actor.get_transformed_position();
+        const [width] = actor.get_transformed_size();
+        return [x, x + width];
+    };
+    const isScrollBar = actor => actor && (/ScrollBar/.test(actor) || isScrollBar(actor.get_parent()));
+    const [left, right] = place(shell.toggle.menu.box);
+    return [...shell.within(shell.toggle.menu.box)].filter(actor => actor.mapped && !isScrollBar(actor)).filter(actor => {
+        const [start, end] = place(actor);
+        return start < left - 1 || end > right + 1;
+    }).map(actor => `${actor} ${shell.nameOf(actor)}`);
+"""
+"""What sticks out of the menu at a side."""
+
+
+def populate(vfsd: Vfsd, folder: Path) -> None:
+    """A machine that lacks a share, one that runs, some that don't, and folders; with names short and long."""
+    for name in ("Music", "Projects"):
+        vfsd.run("mkdir", str(folder / name))
+    add_machine(vfsd, "build", folder / "Projects", folder / "Music")
+    add_machine(vfsd, "database")
+    add_machine(vfsd, "web", folder / "Projects")
+    vfsd.manager("CreateShare", "ssa{sv}", "Music", str(folder / "Music"), "0")
+    for name in ("build", "web"):
+        vfsd.manager("StartMachine", "s", name)
+    share = str(vfsd.manager("GetShare", "s", "build.Music"))
+    wait_for(lambda: vfsd.get(share, SHARE, "MainPID"), "virtiofsd runs", 5)
+    os.kill(int(vfsd.get(share, SHARE, "MainPID")), signal.SIGKILL)
+
+
+def test_light_and_dark(gnome: GnomeShell, vfsd: Vfsd, folder: Path) -> None:
+    populate(vfsd, folder)
+    gnome.until("shell.toggle.subtitle === '1 problem'")
+    gnome.run("shell.dismissAll()")
+    gnome.open()
+    # some are named by what they are only, which is why the others are named by what they do
+    assert "" not in gnome.eval(CONTROLS)
+    for scheme in ("prefer-light", "default"):
+        gnome.set(INTERFACE, "color-scheme", scheme)
+        gnome.run("await shell.sleep(200)")
+        look = "light" if scheme == "prefer-light" else "dark"
+        gnome.screenshot(f"{look}")
+        gnome.run("await shell.clickActor(shell.row('build')); await shell.sleep(100)")
+        assert gnome.run(OUTSIDE) == []
+        gnome.screenshot(f"{look}-degraded")
+        names = gnome.eval(CONTROLS)
+        assert "" not in names
+        assert {"Shut down “build”", "Restart “build”", "Show the log of “build”"} < set(names)
+        assert len(names) == len(set(names)), names
+        if scheme == "default":
+            read = {name for _, name, _ in gnome.accessibles("gnome-shell")}
+            assert set(names) < read
+            assert "Open the menu of machines" in read
+        gnome.run("await shell.clickActor(shell.row('build')); shell.scrollUp();")
+
+
+def test_long_names_from_right_to_left_at_200_percent(
+    gnome: GnomeShell, session: Session, vfsd: Vfsd, folder: Path
+) -> None:
+    gnome.close()
+    mirrored = GnomeShell(session, size="2560x1600", CLUTTER_TEXT_DIRECTION="rtl")
+    try:
+        mirrored.scale(2)
+        populate(vfsd, folder)
+        add_machine(vfsd, LONG)
+        vfsd.manager("CreateShare", "ssa{sv}", LONG, str(folder), "0")
+        mirrored.run("shell.dismissAll()")
+        mirrored.open()
+        mirrored.says("build", "Running, a share is broken")
+        mirrored.run("shell.dismissAll(); await shell.clickActor(shell.row('build')); await shell.sleep(300)")
+        assert mirrored.run(OUTSIDE) == []
+        mirrored.screenshot("rtl-200")
+        mirrored.run("await shell.clickActor(shell.row('build')); await shell.sleep(300)")
+        mirrored.screenshot("rtl-200-long")
+        assert mirrored.run(OUTSIDE) == []
+        assert mirrored.errors() == []
+    finally:
+        mirrored.close()
