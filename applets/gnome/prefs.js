@@ -10,6 +10,10 @@ import {ExtensionPreferences} from 'resource:///org/gnome/Shell/Extensions/js/ex
 
 import {gettext as _} from './texts.js';
 
+/** Of the window: what the preferences take, and some room for longer words. */
+const WIDTH = 640;
+const HEIGHT = 440;
+
 /** The preferences. */
 export default class VfsdPreferences extends ExtensionPreferences {
     /**
@@ -21,6 +25,7 @@ export default class VfsdPreferences extends ExtensionPreferences {
         page.add(this._choices(settings));
         page.add(this._notifications(settings));
         window.add(page);
+        window.set_default_size(WIDTH, HEIGHT);
     }
 
     _choices(settings) {
@@ -33,7 +38,7 @@ export default class VfsdPreferences extends ExtensionPreferences {
         group.add(choice(settings, 'panel-icon', _('Icon in the panel'), {
             always: _('Always'),
             active: _('While something runs'),
-            attention: _('When something needs attention'),
+            attention: _('Only on problems'),
         }));
         return group;
     }
