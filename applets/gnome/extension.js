@@ -51,11 +51,15 @@ export default class VfsdExtension extends Extension {
     /** Leaves nothing behind. */
     disable() {
         this._settings.disconnectObject(this);
+        this._settings = null;
         this._client.destroy();
+        this._client = null;
         this._chooser.cancel();
+        this._chooser = null;
         this._notifier.destroy();
+        this._notifier = null;
         this._indicator.destroy();
-        this._settings = this._client = this._chooser = this._notifier = this._indicator = null;
+        this._indicator = null;
     }
 
     _icon(name) {

@@ -160,6 +160,8 @@ class VfsdToggle extends QuickMenuToggle {
     }
 
     destroy() {
+        this._list.destroy();
+        this._list = null;
         this.menu.destroy();
         super.destroy();
     }

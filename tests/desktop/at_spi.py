@@ -1,6 +1,6 @@
-"""What a screen reader finds in an application, as JSON: role, name, and place in its window (left, top, width, height).
+"""What a screen reader finds in an application, as JSON: role, name, whether it is shown, and its place in the window.
 
-It runs as the user, alone; its argument is the application's name.
+It runs as the user, alone; its argument is the application's name. A place is left, top, width and height.
 """
 
 import json
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import gi
+import gi  # type: ignore[import-not-found]
 
 gi.require_version("Atspi", "2.0")
-from gi.repository import Atspi  # noqa: E402
+from gi.repository import Atspi  # type: ignore[import-not-found]  # noqa: E402
 
 
 def within(accessible: Any) -> Iterator[Any]:

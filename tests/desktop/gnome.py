@@ -27,9 +27,17 @@ class GnomeShell:
 
     _running: ClassVar[list[GnomeShell]] = []
 
-    def __init__(self, session: Session, *, size: str = "1280x800", **environment: str) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self.user = session.user
+        self.since = time.time()
+
+    @property
+    def is_running(self) -> bool:
+        return self in self._running
+
+    def start(self, size: str = "1280x800", **environment: str) -> None:
+        """Start it with the extension and wait until it is up."""
         self.since = time.time()
         for schema, key, value in (
             ("org.gnome.shell", "enabled-extensions", f"['{EXTENSION}']"),
@@ -41,7 +49,7 @@ class GnomeShell:
             self.set(schema, key, value)
         options = ("--headless", "--wayland", "--no-x11", "--virtual-monitor", size, "--unsafe-mode")
         self._running.append(self)
-        session.start(UNIT, "gnome-shell", *options, environment=environment)
+        self._session.start(UNIT, "gnome-shell", *options, environment=environment)
         wait_for(self._is_up, "the shell comes up", 60)
         self.eval(DRIVER.read_text(encoding="utf-8"))
         self.run("Main.overview.hide()")
@@ -103,7 +111,9 @@ class GnomeShell:
 
     def errors(self) -> list[str]:
         """What the shell complained of since the last `begin`, as far as it is about us."""
-        said = self._session.errors(UNIT, "JS ERROR", "CRITICAL", "WARNING", EXTENSION, "vfsd:", since=self.since)
+        said = self._session.errors(
+            UNIT, "JS ERROR", "CRITICAL", "WARNING", EXTENSION, "vfsd:", since=self.since
+        )
         return [line for line in said if not any(word in line for word in NOT_OURS)]
 
     # acting

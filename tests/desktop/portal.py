@@ -34,7 +34,8 @@ async def main() -> None:
         return True
 
     bus.add_message_handler(answer)
-    await bus.request_name(NAME)
+    driver = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+    await bus.call(Message(*driver, "RequestName", signature="su", body=[NAME, 0]))
     await bus.wait_for_disconnect()
 
 

@@ -1,4 +1,4 @@
-"""A terminal for the tests: installed as xdg-terminal-exec, the user's own choice of one, it keeps what a command prints.
+"""A terminal for the tests, installed as xdg-terminal-exec, which is the user's own choice: it keeps what is printed.
 
 It runs as the user, alone, with Python's standard library; its folder is its first argument.
 """

@@ -119,7 +119,9 @@ def portal(session: Session, folder: Path) -> Iterator[Callable[..., Path]]:
     session.stop(PORTAL)
 
 
-def test_a_folder(gnome: GnomeShell, vfsd: Vfsd, folder: Path, portal: Callable[..., Path], terminal: Terminal) -> None:
+def test_a_folder(
+    gnome: GnomeShell, vfsd: Vfsd, folder: Path, portal: Callable[..., Path], terminal: Terminal
+) -> None:
     chosen = folder / "Zürich & Süden"
     vfsd.run("mkdir", str(chosen))
     for number, means in enumerate(("Pointer", "Keyboard")):
@@ -128,7 +130,9 @@ def test_a_folder(gnome: GnomeShell, vfsd: Vfsd, folder: Path, portal: Callable[
         gnome.choose_own(means, "Share a Folder…")
         name = ("Zurich-Suden", "Zurich-Suden-2")[number]
         wait_for(lambda: vfsd.manager("ListShares"), "it is shared", 5)
-        assert json.loads(asked.read_text())[3].items() >= {"directory": True, "accept_label": "Share"}.items()
+        assert (
+            json.loads(asked.read_text())[3].items() >= {"directory": True, "accept_label": "Share"}.items()
+        )
         gnome.open(means)
         gnome.says(name, f"{name}, Waiting for a client, {chosen}")
     portal()

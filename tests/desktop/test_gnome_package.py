@@ -14,7 +14,9 @@ INSTALLED = Path("/usr/share/gnome-shell/extensions/vfsd@vfsd1.org")
 
 def test_plain_logic() -> None:
     script = Path(__file__).with_name("logic.js")
-    done = subprocess.run(["gjs", "-m", str(script), str(INSTALLED)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["gjs", "-m", str(script), str(INSTALLED)], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.startswith("0 failures")
 
@@ -45,7 +47,9 @@ def test_it_is_packed_by_gnomes_own_tool(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "it.zip") as archive:
         archive.extractall(unpacked)
     modules = [path.name for path in unpacked.glob("*.js") if path.name not in ("extension.js", "prefs.js")]
-    extras = [f"--extra-source={name}" for name in (*modules, "icons", "locale") if (unpacked / name).exists()]
+    extras = [
+        f"--extra-source={name}" for name in (*modules, "icons", "locale") if (unpacked / name).exists()
+    ]
     command = ["gnome-extensions", "pack", *extras, "-o", str(tmp_path), str(unpacked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -38,7 +38,9 @@ def test_the_window(gnome: GnomeShell) -> None:
     gnome.open()
     gnome.choose_own("Pointer", "Settings")
     gnome.until("shell.window(TITLE)?.has_focus()".replace("TITLE", "'vfsd'"), 15)
-    wait_for(lambda: ("button", "Close") in [thing[:2] for thing in gnome.accessibles(PROCESS)], "it is drawn", 5)
+    wait_for(
+        lambda: ("button", "Close") in [thing[:2] for thing in gnome.accessibles(PROCESS)], "it is drawn", 5
+    )
     gnome.screenshot("preferences")
     for key, name in (("notify-failures", "Failures"), ("notify-recoveries", "Recoveries")):
         gnome.click_in_window("vfsd", PROCESS, name)
