@@ -16,6 +16,10 @@ from gi.repository import Atspi  # type: ignore[import-not-found]  # noqa: E402
 
 def within(accessible: Any) -> Iterator[Any]:
     yield accessible
+    # much of a shell is not shown, and all its questions take long
+    states = accessible.get_state_set()
+    if not states.contains(Atspi.StateType.SHOWING) and accessible.get_role() is not Atspi.Role.APPLICATION:
+        return
     for number in range(accessible.get_child_count()):
         if child := accessible.get_child_at_index(number):
             yield from within(child)

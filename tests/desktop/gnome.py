@@ -141,7 +141,7 @@ class GnomeShell:
 
     def enable(self, enabled: bool) -> None:
         """Enable or disable the extension, and wait until that is so: the shell loses one that comes too early."""
-        self.user.run("gnome-extensions", "enable" if enabled else "disable", EXTENSION)
+        self.eval(f"Main.extensionManager.{'enable' if enabled else 'disable'}Extension('{EXTENSION}')")
         self.until(f"Boolean(shell.toggle) === {json.dumps(enabled)}")
 
     def choose_own(self, means: str, name: str) -> None:
@@ -168,12 +168,11 @@ class GnomeShell:
         out = self.user.run("python3", str(Path(__file__).with_name("at_spi.py")), application)
         return [(role, name, place) for role, name, is_shown, *place in json.loads(out) if is_shown]
 
-    def click_in_window(self, title: str, application: str, name: str) -> None:
-        """Click on a thing in a window, found as a screen reader does."""
-        [left, top, width, height] = next(p for _, n, p in self.accessibles(application) if n == name)
-        frame = f"shell.window({json.dumps(title)}).get_frame_rect()"
+    def click_in_window(self, title: str, place: list[int]) -> None:
+        """Click on a thing in a window that is at a place in it."""
+        left, top, width, height = place
         self.run(f"""
-            const {{x, y}} = {frame};
+            const {{x, y}} = shell.window({json.dumps(title)}).get_frame_rect();
             await shell.clickAt(x + {left + width / 2}, y + {top + height / 2});
         """)
 

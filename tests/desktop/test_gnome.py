@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.desktop.gnome import GnomeShell
 from tests.desktop.session import Session
-from tests.integration.harness import TESTER, Vfsd, wait_for
+from tests.integration.harness import MACHINE, SHARE, TESTER, Vfsd, wait_for
 
 MEANS = {"web": "Pointer", "db": "Keyboard"}
 PORTAL = "portal-test"
@@ -65,9 +68,25 @@ def add_machine(vfsd: Vfsd, name: str, *shares: Path, **options: tuple[str, str]
     vfsd.manager("CreateMachine", "sa{sv}", name, str(len(given) + 1), *entries)
 
 
+def kill_virtiofsd(vfsd: Vfsd, name: str) -> None:
+    path = str(vfsd.manager("GetShare", "s", name))
+    wait_for(lambda: vfsd.get(path, SHARE, "MainPID"), "virtiofsd runs", 5)
+    os.kill(int(vfsd.get(path, SHARE, "MainPID")), signal.SIGKILL)
+
+
+def told(gnome: GnomeShell, title: str) -> dict[str, Any]:
+    """The notification of that title, once it is there: the only one."""
+    gnome.until(f"shell.notifications().some(({{title}}) => title === '{title}')", 15)
+    [notification] = gnome.notifications()
+    return notification
+
+
 def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Terminal) -> None:
     shared = folder / "src"
     vfsd.run("mkdir", str(shared))
+    # its guest boots meanwhile
+    add_machine(vfsd, "healing", shared, OnShareFailure=("s", "heal"))
+    vfsd.manager("StartMachine", "s", "healing")
     add_machine(vfsd, "web", shared)
     # its guest never gets so far that it could shut down
     add_machine(vfsd, "db", shared, ShutdownTimeoutUSec=("t", "500000"))
@@ -99,7 +118,11 @@ def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Termin
         matches = (f"VFSD_MACHINE={name}", "+", f"_SYSTEMD_USER_SLICE=vfsd-{name}.slice")
         terminal.ran("journalctl", "--lines=500", "--follow", *matches)
     terminal.shows("Started vfsd-machine-db.service")
-    assert gnome.notifications() == []
+    assert gnome.notifications() == []  # of what the user did
+    path = str(vfsd.manager("GetMachine", "s", "healing"))
+    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 15)
+    kill_virtiofsd(vfsd, "healing.src")
+    assert told(gnome, "“healing” works again")["actions"] == []
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 from tests.desktop.gnome import GnomeShell
-from tests.desktop.test_gnome import add_machine
-from tests.integration.harness import SHARE, Vfsd, wait_for
+from tests.desktop.test_gnome import add_machine, kill_virtiofsd
+from tests.integration.harness import Vfsd
 
 INTERFACE = "org.gnome.desktop.interface"
 CONTROLS = """[...shell.within(shell.toggle.menu.actor)].filter(actor => actor.mapped && actor.can_focus)
@@ -39,9 +37,7 @@ def populate(vfsd: Vfsd, folder: Path) -> None:
     vfsd.manager("CreateShare", "ssa{sv}", "Music", str(folder / "Music"), "0")
     for name in ("build", "web"):
         vfsd.manager("StartMachine", "s", name)
-    share = str(vfsd.manager("GetShare", "s", "build.Music"))
-    wait_for(lambda: vfsd.get(share, SHARE, "MainPID"), "virtiofsd runs", 5)
-    os.kill(int(vfsd.get(share, SHARE, "MainPID")), signal.SIGKILL)
+    kill_virtiofsd(vfsd, "build.Music")
 
 
 def test_light_and_dark(gnome: GnomeShell, vfsd: Vfsd, folder: Path) -> None:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.desktop.gnome import SETTINGS, GnomeShell
-from tests.desktop.test_gnome import Terminal, add_machine, terminal
-from tests.integration.harness import MACHINE, SHARE, Vfsd, wait_for
+from tests.desktop.test_gnome import Terminal, add_machine, kill_virtiofsd, terminal, told
+from tests.integration.harness import Vfsd, wait_for
 
 __all__ = ["terminal"]
 BROKEN = ("as", "1 -no-such-option")
-
-
-def machine_path(vfsd: Vfsd, name: str) -> str:
-    return str(vfsd.manager("GetMachine", "s", name))
-
-
-def kill_virtiofsd(vfsd: Vfsd, name: str) -> None:
-    path = str(vfsd.manager("GetShare", "s", name))
-    wait_for(lambda: vfsd.get(path, SHARE, "MainPID"), "virtiofsd runs", 5)
-    os.kill(int(vfsd.get(path, SHARE, "MainPID")), signal.SIGKILL)
-
-
-def told(gnome: GnomeShell, title: str) -> dict[str, Any]:
-    """The notification of that title, once it is there: the only one."""
-    gnome.until(f"shell.notifications().some(({{title}}) => title === '{title}')", 15)
-    [notification] = gnome.notifications()
-    return notification
 
 
 @pytest.fixture
@@ -71,15 +51,6 @@ def test_a_share_of_a_machine_is_lost(
     vfsd.manager("KillMachine", "s", "web")
     gnome.says("web", "Stopped")
     assert gnome.notifications() == []
-
-
-def test_a_machine_that_is_healed(gnome: GnomeShell, vfsd: Vfsd, shared: Path) -> None:
-    add_machine(vfsd, "web", shared, OnShareFailure=("s", "heal"))
-    vfsd.manager("StartMachine", "s", "web")
-    path = machine_path(vfsd, "web")
-    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 60)
-    kill_virtiofsd(vfsd, "web.src")
-    assert told(gnome, "“web” works again")["actions"] == []
 
 
 def test_a_machine_that_does_not_start(gnome: GnomeShell, vfsd: Vfsd) -> None:

@@ -26,32 +26,40 @@ def becomes(gnome: GnomeShell, key: str, value: str) -> None:
     wait_for(lambda: setting(gnome, key) == value, f"{key} becomes {value}", 5)
 
 
-def choose_last(gnome: GnomeShell, name: str, value: str) -> None:
-    """Choose the last value in a row that offers some."""
-    gnome.click_in_window("vfsd", PROCESS, name)
-    wait_for(lambda: value in [thing[1] for thing in gnome.accessibles(PROCESS)], "the values are offered", 5)
-    gnome.keys("End")
-    gnome.keys("Return")
+def offered(gnome: GnomeShell, name: str) -> dict[str, list[int]]:
+    """Where things are in the window, once one of them is there."""
+    found: dict[str, list[int]] = {}
+
+    def is_there() -> bool:
+        for _, thing, place in gnome.accessibles(PROCESS):
+            found.setdefault(thing, place)  # a row comes before its parts, which have its name too
+        return name in found
+
+    wait_for(is_there, f"{name} is shown", 5)
+    return found
 
 
 def test_the_window(gnome: GnomeShell) -> None:
     gnome.open()
     gnome.choose_own("Pointer", "Settings")
-    gnome.until("shell.window(TITLE)?.has_focus()".replace("TITLE", "'vfsd'"), 15)
-    wait_for(
-        lambda: ("button", "Close") in [thing[:2] for thing in gnome.accessibles(PROCESS)], "it is drawn", 5
-    )
+    gnome.until("shell.window('vfsd')?.has_focus()", 15)
+    places = offered(gnome, "Close")
     gnome.screenshot("preferences")
     for key, name in (("notify-failures", "Failures"), ("notify-recoveries", "Recoveries")):
-        gnome.click_in_window("vfsd", PROCESS, name)
+        gnome.click_in_window("vfsd", places[name])
         becomes(gnome, key, "false")
     gnome.keys("space")
     becomes(gnome, "notify-recoveries", "true")
-    choose_last(gnome, "Machines and folders", "Both")
-    becomes(gnome, "bus", "both")
-    choose_last(gnome, "Icon in the panel", "Only on problems")
-    becomes(gnome, "panel-icon", "attention")
-    gnome.run("shell.window('vfsd')?.delete(global.get_current_time())")
+    for key, name, last, value in (
+        ("bus", "Machines and folders", "Both", "both"),
+        ("panel-icon", "Icon in the panel", "Only on problems", "attention"),
+    ):
+        gnome.click_in_window("vfsd", places[name])
+        offered(gnome, last)
+        gnome.keys("End")
+        gnome.keys("Return")
+        becomes(gnome, key, value)
+    gnome.run("shell.window('vfsd').delete(global.get_current_time())")
     gnome.until("!shell.window('vfsd')")
 
 

@@ -14,7 +14,7 @@ LONG = "a-machine-whose-name-is-as-long-as-the-name-of-a-machine-may-be."
 
 def test_long_names_from_right_to_left_at_200_percent(gnome: GnomeShell, vfsd: Vfsd, folder: Path) -> None:
     gnome.close()
-    gnome.start("2560x1600", CLUTTER_TEXT_DIRECTION="rtl")
+    gnome.start("1600x1600", CLUTTER_TEXT_DIRECTION="rtl")
     gnome.scale(2)
     populate(vfsd, folder)
     add_machine(vfsd, LONG)
