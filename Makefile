@@ -38,12 +38,14 @@ test: ## Install into a fresh lab and test there: TESTS=tests/unit/test_x.py ARG
 
 test-desktop: ## Test in the real GNOME Shell and Plasma, in a lab of their own; pictures in build/screenshots
 	@tests/lab/prepare
+	@PYTHON=$(PYTHON) applets/lint/fetch-shexli build/shexli
 	@$(LAB) run --desktop --fetch /tmp/screenshots:build/screenshots -- \
 		/usr/src/vfsd/tests/lab/run-tests $(ARGS) $(or $(DESKTOP_TESTS),tests/desktop)
 
-lint: ## Check style and types with the pinned ruff and mypy
+lint: ## Check style and types with the pinned ruff, mypy and ESLint
 	@tests/lab/prepare
 	@PYTHON=$(PYTHON) tests/lab/lint
+	@applets/lint/run
 
 bench: ## Measure in a fresh lab; results in build/bench.json
 	@tests/lab/prepare

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -39,6 +40,18 @@ def test_the_zip_is_complete_and_always_the_same(tmp_path: Path) -> None:
     schemas = tmp_path / "unpacked/schemas"
     subprocess.run(["glib-compile-schemas", "--strict", str(schemas)], check=True)
     assert (schemas / "gschemas.compiled").exists()
+
+
+def test_the_reviewers_rules(tmp_path: Path) -> None:
+    """What those who review extensions for GNOME's site look for: shexli finds nothing."""
+    subprocess.run([str(SOURCE / "pack"), str(tmp_path / "it.zip")], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "build/shexli"), "PYTHONSAFEPATH": ""}
+    command = ["python3", "-m", "shexli", "--format", "json", str(tmp_path / "it.zip")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, f"applets/lint/fetch-shexli puts it into build/shexli: {done.stderr}"
+    result = json.loads(done.stdout)
+    assert result["artifacts"]["js_file_count"] == len(list(SOURCE.glob("*.js")))
+    assert result["findings"] == []
 
 
 def test_it_is_packed_by_gnomes_own_tool(tmp_path: Path) -> None:
