@@ -6,7 +6,7 @@
     const keyboard = seat.create_virtual_device(Clutter.InputDeviceType.KEYBOARD_DEVICE);
     const now = () => GLib.get_monotonic_time();
     const sleep = ms => new Promise(resolve => GLib.timeout_add(GLib.PRIORITY_DEFAULT, ms, () => resolve() ?? false));
-    const PAUSE = 25;
+    const PAUSE = 15;
 
     const nameOf = actor => actor?.get_accessible?.()?.get_name() || actor?.label_actor?.text || '';
     const isShown = actor => actor.mapped && actor.get_paint_opacity() > 0;
@@ -32,7 +32,7 @@
                 return value;
             if (now() > end)
                 throw new Error(`not within ${ms} ms: ${what}`);
-            await sleep(15);
+            await sleep(8);
         }
     }
 
@@ -105,15 +105,17 @@
             if (!row.menu.isOpen)
                 await shell.clickActor(row);
             await shell.click(action);
+            await until(() => !shell.toggle.menu.isOpen, `${action} is done, and the menu closed`);
         },
 
         async chooseByKeyboard(name, action) {
             await shell.openByKeyboard();
             await until(() => shell.row(name), `the row of ${name}`);
             await shell.walk(`${name},`);
-            await shell.keys('Right');
+            await shell.move('Right');
             await shell.walk(action);
             await shell.keys('Return');
+            await until(() => !shell.toggle.menu.isOpen, `${action} is done, and the menu closed`);
         },
 
         window(title) {
@@ -141,7 +143,7 @@
                 if (place === old && width > 0)
                     return [x + width / 2, y + height / 2];
                 old = place;
-                await sleep(20);
+                await sleep(8);
             }
             throw new Error(`${nameOf(actor)} never comes to rest`);
         },
@@ -179,6 +181,14 @@
             await sleep(PAUSE);
         },
 
+        // presses a key that moves the focus, and waits until it has; else a slow shell has moved it too far once it is seen
+        async move(key) {
+            const focus = global.stage.get_key_focus();
+            await shell.keys(key);
+            for (let n = 0; n < 60 && global.stage.get_key_focus() === focus; n++)
+                await sleep(5);
+        },
+
         focus() {
             return nameOf(global.stage.get_key_focus());
         },
@@ -191,7 +201,7 @@
                 if (matches(shell.focus()))
                     return n;
                 seen.push(shell.focus());
-                await shell.keys(key);
+                await shell.move(key);
             }
             throw new Error(`${key} does not lead to ${name}, but to ${[...new Set(seen)]}`);
         },

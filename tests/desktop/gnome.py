@@ -48,11 +48,11 @@ class GnomeShell:
         ):
             self.set(schema, key, value)
         options = ("--headless", "--wayland", "--no-x11", "--virtual-monitor", size, "--unsafe-mode")
-        self._running.append(self)
         self._session.start(UNIT, "gnome-shell", *options, environment=environment)
         wait_for(self._is_up, "the shell comes up", 60)
+        self._running.append(self)
         self.eval(DRIVER.read_text(encoding="utf-8"))
-        self.run("Main.overview.hide()")
+        self.run("Main.overview.hide(); await shell.until(() => !Main.overview.visible, 'no overview')")
 
     def _is_up(self) -> bool:
         try:
@@ -89,6 +89,8 @@ class GnomeShell:
         out = self.user.run("busctl", "--user", "--json=short", *call)
         succeeded, value = json.loads(out)["data"]
         if not succeeded:
+            if self.is_running:
+                self.screenshot("failure")
             raise ShellError(f"{script}\n{value}")
         return json.loads(value) if value else None
 

@@ -42,7 +42,7 @@ class Terminal:
     def shows(self, *texts: str) -> None:
         """Wait until these were printed, one after the other."""
         pattern = re.compile(".*".join(re.escape(text) for text in texts), re.DOTALL)
-        wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 15)
+        wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 40)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Termin
     terminal.shows("Started vfsd-machine-db.service")
     assert gnome.notifications() == []  # of what the user did
     path = str(vfsd.manager("GetMachine", "s", "healing"))
-    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 15)
+    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 40)
     kill_virtiofsd(vfsd, "healing.src")
     assert told(gnome, "“healing” works again")["actions"] == []
 
