@@ -18,6 +18,8 @@ import {format, gettext as _, ngettext} from './texts.js';
 /** How much of the screen's height the list may take before it scrolls, whatever else is shown. */
 const LEAST_HEIGHT = 0.25;
 const MOST_HEIGHT = 0.6;
+/** Pixels between the panel, Quick Settings, what is in them, and the screen's lower edge. */
+const GAPS = 42;
 
 /** Machines and shares, of which there may be more than fit on the screen. */
 class List extends PopupMenu.PopupMenuSection {
@@ -46,7 +48,7 @@ class List extends PopupMenu.PopupMenuSection {
     limitHeight(others) {
         const {height} = Main.layoutManager.getWorkAreaForMonitor(Main.layoutManager.primaryIndex);
         const {scaleFactor} = St.ThemeContext.get_for_stage(global.stage);
-        const room = Math.clamp(height - others, height * LEAST_HEIGHT, height * MOST_HEIGHT);
+        const room = Math.clamp(height - others - GAPS * scaleFactor, height * LEAST_HEIGHT, height * MOST_HEIGHT);
         this.actor.style = `max-height: ${Math.round(room / scaleFactor)}px;`;
     }
 

@@ -3,7 +3,9 @@
  */
 
 import Clutter from 'gi://Clutter';
+import GLib from 'gi://GLib';
 import GObject from 'gi://GObject';
+import Meta from 'gi://Meta';
 import Pango from 'gi://Pango';
 import St from 'gi://St';
 
@@ -18,6 +20,40 @@ const WARNING = 'dialog-warning-symbolic';
 /** The opacity of what matters less, as of a subtitle in the shell's own menus. */
 const DIMMED = 178;
 
+/** A text in as many lines as it takes. */
+const WrappedLabel = GObject.registerClass(
+class VfsdWrappedLabel extends St.Label {
+    constructor(params) {
+        super(params);
+        this._width = -1;
+        this._later = 0;
+        this.connect('destroy', () => this._later && global.compositor.get_laters().remove(this._later));
+    }
+
+    /**
+     * Quick Settings ask for the height of a menu without telling the width: it is what it was.
+     *
+     * @param {number} width - the width, or -1
+     * @returns {number[]} the least and the natural height
+     */
+    vfunc_get_preferred_height(width) {
+        return super.vfunc_get_preferred_height(width < 0 ? this._width : width);
+    }
+
+    /** @param {Clutter.ActorBox} box - where it is */
+    vfunc_allocate(box) {
+        super.vfunc_allocate(box);
+        if (box.get_width() === this._width)
+            return;
+        this._width = box.get_width();
+        this._later ||= global.compositor.get_laters().add(Meta.LaterType.BEFORE_REDRAW, () => {
+            this._later = 0;
+            this.queue_relayout();
+            return GLib.SOURCE_REMOVE;
+        });
+    }
+});
+
 /** A name with its state, and a line of details below; what is wrong is told in full. */
 const Description = GObject.registerClass(
 class VfsdDescription extends St.BoxLayout {
@@ -28,7 +64,7 @@ class VfsdDescription extends St.BoxLayout {
         this._title = new St.Label({style_class: 'vfsd-title', x_expand: true});
         this._title.clutter_text.ellipsize = Pango.EllipsizeMode.END;
         this._state = new St.Label({style_class: 'vfsd-state', opacity: DIMMED});
-        this._detail = new St.Label({style_class: 'vfsd-detail', opacity: DIMMED});
+        this._detail = new WrappedLabel({style_class: 'vfsd-detail', opacity: DIMMED});
         const line = new St.BoxLayout({style_class: 'vfsd-line', x_expand: true});
         line.add_child(this._title);
         line.add_child(this._state);

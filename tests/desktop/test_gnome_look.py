@@ -27,6 +27,14 @@ OUTSIDE = """
 """What sticks out of the menu at a side."""
 
 
+BELOW = """
+    const bottom = actor => actor.get_transformed_position()[1] + actor.get_transformed_size()[1];
+    const outer = bottom(shell.quickSettings.menu.box);
+    return [outer - bottom(shell.toggle.menu.box), global.stage.height - outer];
+"""
+"""How far the menu is from the lower edge of Quick Settings, and that from the screen's."""
+
+
 def populate(vfsd: Vfsd, folder: Path) -> None:
     """A machine that lacks a share, one that runs, some that don't, and folders; with names short and long."""
     for name in ("Music", "Projects"):
@@ -52,9 +60,11 @@ def test_light_and_dark(gnome: GnomeShell, vfsd: Vfsd, folder: Path) -> None:
         gnome.run("await shell.sleep(200)")
         look = "light" if scheme == "prefer-light" else "dark"
         gnome.screenshot(f"{look}")
+        assert min(gnome.run(BELOW)) >= 6
         gnome.run("await shell.clickActor(shell.row('build')); await shell.sleep(100)")
         assert gnome.run(OUTSIDE) == []
         gnome.screenshot(f"{look}-degraded")
+        assert min(gnome.run(BELOW)) >= 6
         names = gnome.eval(CONTROLS)
         assert "" not in names
         assert {"Shut down “build”", "Restart “build”", "Show the log of “build”"} < set(names)
