@@ -38,6 +38,7 @@
 
     const shell = {
         menuButton: 'Open the menu of machines',
+        told: [], // titles of all notifications, those too that were replaced since
         sleep,
         until,
         within,
@@ -222,6 +223,8 @@
                 source.destroy();
         },
     };
+    Main.messageTray.connect('source-added', (_tray, source) =>
+        source.connect('notification-added', (_source, {title}) => shell.told.push(title)));
     globalThis.shell = shell;
     return true;
 })()

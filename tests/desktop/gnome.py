@@ -74,7 +74,7 @@ class GnomeShell:
     def begin(self) -> None:
         """Make it as new: nothing open, nothing told, our settings as they come."""
         self.user.run("gsettings", "reset-recursively", SETTINGS)
-        self.run("shell.close(); shell.dismissAll();")
+        self.run("shell.close(); shell.dismissAll(); shell.told = [];")
         self.since = time.time()
 
     @property

@@ -53,6 +53,7 @@ def test_a_share_of_a_machine_is_lost(
     gnome.open()
     gnome.says("web", "web, Running, 1 share", 10)
     time.sleep(0.5)
+    assert gnome.eval("shell.told") == ["“web” lost a share"]
     assert gnome.notifications() == []
     assert vfsd.get(str(vfsd.manager("GetMachine", "s", "web")), MACHINE, "Degraded") is False
 
@@ -62,6 +63,7 @@ def test_a_machine_that_does_not_start(gnome: GnomeShell, vfsd: Vfsd) -> None:
     # by the user, here: only that it did not work
     gnome.choose("Pointer", "web", "Start “web”")
     notification = told(gnome, "Could not start “web”")
+    assert gnome.eval("shell.told") == ["Could not start “web”"]
     assert "GDBus" not in notification["body"]
     assert "no-such-option" in notification["body"]
     gnome.open()
