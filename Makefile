@@ -3,7 +3,7 @@
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome
+.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome dist-kde
 
 DESTDIR =
 PREFIX = /usr
@@ -51,6 +51,13 @@ bench: ## Measure in a fresh lab; results in build/bench.json
 	@tests/lab/prepare
 	@$(LAB) run --fetch /tmp/bench.json:build/bench.json -- /usr/src/vfsd/tests/bench/run
 
+dist-kde: ## The Plasma applet as a package: dist/org.vfsd1.plasma.plasmoid
+	@eval "$$FUNCTIONS"; shopt -s nullglob; \
+	rm -rf build/plasmoid dist/org.vfsd1.plasma.plasmoid; mkdir -p dist; \
+	ACTION=install; put_plasmoid "$(CURDIR)/build/plasmoid"; \
+	put 644 "$(CURDIR)/build/plasmoid/contents/icons" applets/icons/*-symbolic.svg; \
+	cd build/plasmoid; $(PYTHON) -m zipfile -c ../../dist/org.vfsd1.plasma.plasmoid *
+
 lab-shell: ## A root shell in a fresh lab with vfsd installed
 	@tests/lab/prepare
 	@$(LAB) shell
@@ -96,6 +103,15 @@ put() {
 	mode=$$1; folder=$$2; shift 2
 	for file; do name=$${file##*/}; put_as "$$mode" "$$folder/$${name%.in}" "$$file"; done
 }
+# put_plasmoid FOLDER: the Plasma applet.
+put_plasmoid() {
+	for file in $$(cd applets/kde && find . -type f); do put_as 644 "$$1/$${file#./}" "applets/kde/$$file"; done
+	for po in applets/po/*.po; do
+		language=$${po##*/}
+		put_as 644 "$$1/contents/locale/$${language%.po}/LC_MESSAGES/plasma_applet_org.vfsd1.plasma.mo" "$$po"
+	done
+	if [ "$$ACTION" = remove ]; then find "$(DESTDIR)$$1" -type d -empty -delete 2>/dev/null || true; fi
+}
 endef
 export FUNCTIONS
 
@@ -127,7 +143,9 @@ each-file:
 	done; \
 	put 644 $(GNOME_EXTENSION) applets/gnome/*.js applets/gnome/*.css applets/gnome/metadata.json; \
 	put 644 $(GNOME_EXTENSION)/icons applets/icons/*-symbolic.svg; \
-	put 644 $(SHARE)/glib-2.0/schemas applets/gnome/schemas/*.xml
+	put 644 $(SHARE)/glib-2.0/schemas applets/gnome/schemas/*.xml; \
+	put_plasmoid $(SHARE)/plasma/plasmoids/org.vfsd1.plasma; \
+	put 644 $(SHARE)/knotifications6 applets/vfsd.notifyrc
 
 install: ## Install below DESTDIR, under PREFIX
 	@if [ $(WITH_QMP) != system ]; then $(MAKE) --no-print-directory bundle; fi
