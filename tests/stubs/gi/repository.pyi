@@ -1,0 +1,6 @@
+from typing import Any
+
+Atspi: Any
+
+class GLib:
+    class Error(Exception): ...
