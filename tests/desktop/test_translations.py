@@ -15,7 +15,10 @@ TEMPLATE = PO / "vfsd.pot"
 LANGUAGES = (PO / "LINGUAS").read_text().split()
 PLACEHOLDER = re.compile(r"%(?:[sd]|\d)|\{\w+\}")
 ENTRY = re.compile(r'^(msgctxt|msgid|msgid_plural|msgstr(?:\[\d\])?) "(.*)"$', re.MULTILINE)
-INSTALLED = {"vfsd": "/usr/share/locale"}
+INSTALLED = {
+    "vfsd": "/usr/share/locale",
+    "plasma_applet_org.vfsd1.plasma": "/usr/share/plasma/plasmoids/org.vfsd1.plasma/contents/locale",
+}
 """Where a domain is looked for."""
 
 
