@@ -43,7 +43,7 @@ test-desktop: ## Test in the real GNOME Shell and Plasma, in a lab of their own;
 		/usr/src/vfsd/tests/lab/run-tests $(ARGS) $(or $(DESKTOP_TESTS),tests/desktop)
 
 lint: ## Check style and types with the pinned ruff, mypy and ESLint
-	@tests/lab/prepare
+	@tests/lab/prepare npm
 	@PYTHON=$(PYTHON) tests/lab/lint
 	@applets/lint/run
 

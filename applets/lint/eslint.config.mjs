@@ -4,6 +4,7 @@ import js from '@eslint/js';
 import jsdoc from 'eslint-plugin-jsdoc';
 
 export default [
+    {ignores: ['kde/**']}, // QML's dialect; qmllint checks it
     js.configs.recommended,
     jsdoc.configs['flat/recommended-error'],
     {

@@ -42,7 +42,10 @@ class Terminal:
     def shows(self, *texts: str) -> None:
         """Wait until these were printed, one after the other."""
         pattern = re.compile(".*".join(re.escape(text) for text in texts), re.DOTALL)
-        wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 40)
+        try:
+            wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 40)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.output()[-1000:]}") from None
 
 
 @pytest.fixture
