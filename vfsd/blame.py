@@ -104,7 +104,7 @@ def _failed_move(words: str) -> str:
 
 async def qemus_words(context: Context, spec: MachineSpec, invocation: str, openings: Openings) -> str:
     """What a QEMU said last, without vfsd's own paths; "" if nothing is known."""
-    words = await last_words(invocation, f"vfsd-{spec.name}")
+    words = await last_words(invocation, f"vfsd-{spec.name}", unique=True)
     return _as_the_user_named_it(context, spec, openings.named(words))
 
 

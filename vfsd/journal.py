@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +26,10 @@ _PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 """MESSAGE_ID of systemd's entry about the end of a process (SD_MESSAGE_UNIT_PROCESS_EXIT)."""
 _JOURNAL_DELAYS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds to wait for a line that a process wrote just before it ended: journald takes it in when it gets to it."""
+_JUST_NOW = 5.0
+"""Seconds. What was said longer ago is another one's, if nobody knows whose it is."""
+_DYNAMIC_USERS = range(61184, 65520)
+"""Who may be made by DynamicUser= (systemd's docs/UIDS-GIDS.md)."""
 
 
 _JOURNALD = "/run/systemd/journal/socket"
@@ -218,37 +223,37 @@ def _exit_of(scope: Scope, invocation: str) -> tuple[str, int]:
     return "", 0
 
 
-async def last_words(invocation: str, identifier: str) -> str:
+async def last_words(invocation: str, identifier: str, *, unique: bool = False) -> str:
     """What the processes of a unit's invocation said last, one line; "" if the journal can't be read.
 
     :param identifier: SYSLOG_IDENTIFIER of the lines, which leaves out systemd's own.
+    :param unique: whether no other unit has that identifier. Then a line counts, too, that journald got to when the
+        process had ended, and of which it therefore does not know the unit.
     """
     for delay in _JOURNAL_DELAYS if invocation else ():
         await asyncio.sleep(delay)
-        words = await asyncio.to_thread(_last_line, invocation, identifier)
-        if words != "":
-            return words or ""
+        spoken = await asyncio.to_thread(_last_lines, invocation, identifier)
+        if spoken is None:
+            return ""
+        if not spoken and unique:
+            spoken = await asyncio.to_thread(_lines_of_nobody, identifier)
+        if spoken:
+            # the reason is often followed by advice
+            return next((line for line in spoken if "error" in line.lower()), spoken[0])
     return ""
 
 
 async def said(invocation: str, identifier: str, begin: str) -> bool:
     """Whether one of the last lines of a unit's invocation, which has ended, begins so."""
     lines = await asyncio.to_thread(_last_lines, invocation, identifier) if invocation else None
+    if lines == []:
+        lines = await asyncio.to_thread(_lines_of_nobody, identifier)
     return any(line.startswith(begin) for line in lines or ())
 
 
 async def lines_since(invocation: str, identifier: str, since: float) -> list[str]:
     """The last few lines of a unit's invocation that were written since a time (s since the epoch), the last first."""
     return await asyncio.to_thread(_last_lines, invocation, identifier, since) or []
-
-
-def _last_line(invocation: str, identifier: str) -> str | None:
-    """The line; "" if there is none yet, None if this user can't read the journal at all."""
-    spoken = _last_lines(invocation, identifier)
-    if spoken is None:
-        return None
-    # the reason is often followed by advice
-    return next((line for line in spoken if "error" in line.lower()), spoken[0] if spoken else "")
 
 
 def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str] | None:
@@ -264,5 +269,36 @@ def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str]
             entries = [reader.get_previous() or {} for _ in range(_LINES)]
     except OSError:
         return None
-    written = [entry for entry in entries if entry and entry["__REALTIME_TIMESTAMP"].timestamp() >= since]
-    return [line for entry in written if (line := str(entry.get("MESSAGE", "")).strip())]
+    return _texts(entry for entry in entries if _time_of(entry) >= since)
+
+
+def _lines_of_nobody(identifier: str) -> list[str]:
+    """The same of the last seconds, of those that can only be of a unit of ours, which journald does not know."""
+    try:
+        with journal.Reader() as reader:
+            reader.add_match(_TRANSPORT="stdout", SYSLOG_IDENTIFIER=identifier)
+            reader.seek_tail()
+            entries = [reader.get_previous() or {} for _ in range(_LINES)]
+    except OSError:
+        return []
+    begin = time.time() - _JUST_NOW
+    return _texts(
+        entry
+        for entry in entries
+        if "_SYSTEMD_INVOCATION_ID" not in entry
+        and _is_ours(entry.get("_UID", -1))
+        and _time_of(entry) >= begin
+    )
+
+
+def _is_ours(uid: int) -> bool:
+    """Whether a line is of this user, or, on the system bus, of a user that systemd made (DynamicUser=)."""
+    return uid == os.getuid() or (os.getuid() == 0 and uid in _DYNAMIC_USERS)
+
+
+def _time_of(entry: Mapping[str, Any]) -> float:
+    return entry["__REALTIME_TIMESTAMP"].timestamp() if entry else -1.0
+
+
+def _texts(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [line for entry in entries if (line := str(entry.get("MESSAGE", "")).strip())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -90,6 +91,20 @@ async def test_what_qemu_refuses(
     await client.call(path, MACHINE, "Start")
     assert await client.get(path, MACHINE, "Reason") == ""
     await client.call(path, MACHINE, "Kill")
+
+
+async def test_what_qemu_said_reaches_a_busy_journald_late(vfsd: Vfsd, client: Client, folder: Path) -> None:
+    """journald asks what a process is when it gets to its line; of one that has ended it learns no unit."""
+    path = await tiny_machine(client, folder, ExtraArguments=("as", ["-device", "no-such-device"]))
+    journald = int(Vfsd("system").unit_property("systemd-journald.service", "MainPID"))
+    os.kill(journald, signal.SIGSTOP)
+    try:
+        start = asyncio.ensure_future(client.call(path, MACHINE, "Start"))
+        await asyncio.sleep(1)
+    finally:
+        os.kill(journald, signal.SIGCONT)
+    with pytest.raises(BusError, match="QEMU said: -device no-such-device"):
+        await start
 
 
 async def test_a_port_that_is_taken(vfsd: Vfsd, client: Client, folder: Path) -> None:
