@@ -98,7 +98,7 @@ class GnomeShell:
         """Evaluate the body of an asynchronous function."""
         return self.eval(f"(async () => {{ {body} }})()")
 
-    def until(self, condition: str, timeout: float = 5) -> None:
+    def until(self, condition: str, timeout: float = 10) -> None:
         """Wait until an expression holds."""
         what = json.dumps(condition)
         self.run(f"await shell.until(() => ({condition}), {what}, {timeout * 1000})")
@@ -158,7 +158,7 @@ class GnomeShell:
         """Open the menu."""
         self.run(f"await shell.openBy{means}()")
 
-    def says(self, name: str, text: str, timeout: float = 5) -> None:
+    def says(self, name: str, text: str, timeout: float = 10) -> None:
         """Wait until the row of a machine or share says something."""
         try:
             self.until(f"shell.said({json.dumps(name)}).includes({json.dumps(text)})", timeout)

@@ -24,7 +24,7 @@ APPLET = "org.vfsd1.plasma"
 SHELL_UNIT = "plasma-plasmashell.service"
 FRAMEBUFFER = Path("/tmp/desktop-x11/Xvfb_screen0")
 """What is on the screen, as xwd(1) has it."""
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that anything on the screen may take."""
 
 ENVIRONMENT = {

@@ -37,13 +37,13 @@ class Terminal:
 
     def ran(self, *command: str) -> None:
         """Wait until that was run."""
-        wait_for(lambda: list(command) in self.started(), f"a terminal runs {command}", 5)
+        wait_for(lambda: list(command) in self.started(), f"a terminal runs {command}", 10)
 
     def shows(self, *texts: str) -> None:
         """Wait until these were printed, one after the other."""
         pattern = re.compile(".*".join(re.escape(text) for text in texts), re.DOTALL)
         try:
-            wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 40)
+            wait_for(lambda: pattern.search(self.output()), f"the terminal shows {texts}", 60)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.output()[-1000:]}") from None
 
@@ -73,7 +73,7 @@ def add_machine(vfsd: Vfsd, name: str, *shares: Path, **options: tuple[str, str]
 
 def kill_virtiofsd(vfsd: Vfsd, name: str) -> None:
     path = str(vfsd.manager("GetShare", "s", name))
-    wait_for(lambda: vfsd.get(path, SHARE, "MainPID"), "virtiofsd runs", 5)
+    wait_for(lambda: vfsd.get(path, SHARE, "MainPID"), "virtiofsd runs", 10)
     os.kill(int(vfsd.get(path, SHARE, "MainPID")), signal.SIGKILL)
 
 
@@ -115,7 +115,9 @@ def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Termin
         gnome.says(name, f"{name}, {state}, 1 share", 20)
         gnome.choose(means, name, f"{action} “{name}”")
         if (means, action) == ("Keyboard", "Open the console of"):
-            wait_for(lambda: terminal.started().count(["vfsctl", "--user", "console", "web"]) == 2, "both", 5)
+            wait_for(
+                lambda: terminal.started().count(["vfsctl", "--user", "console", "web"]) == 2, "both", 10
+            )
             terminal.shows("This is web", "This is web", "guest:~#")
     for name in ("web", "db"):
         matches = (f"VFSD_MACHINE={name}", "+", f"_SYSTEMD_USER_SLICE=vfsd-{name}.slice")
@@ -123,7 +125,7 @@ def test_a_machine(gnome: GnomeShell, vfsd: Vfsd, folder: Path, terminal: Termin
     terminal.shows("Started vfsd-machine-db.service")
     assert gnome.notifications() == []  # of what the user did
     path = str(vfsd.manager("GetMachine", "s", "healing"))
-    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 40)
+    wait_for(lambda: vfsd.get(path, MACHINE, "GuestReady"), "the guest is ready", 60)
     kill_virtiofsd(vfsd, "healing.src")
     assert told(gnome, "“healing” works again")["actions"] == []
 
@@ -138,7 +140,7 @@ def portal(session: Session, folder: Path) -> Iterator[Callable[..., Path]]:
         program = Path(__file__).with_name("portal.py")
         session.start(PORTAL, "python3", str(program), str(asked), *map(str, chosen))
         status = ("busctl", "--user", "status", "org.freedesktop.portal.Desktop")
-        wait_for(lambda: session.user.run(*status, check=False), "the portal is there", 5)
+        wait_for(lambda: session.user.run(*status, check=False), "the portal is there", 10)
         return asked
 
     yield start
@@ -155,7 +157,7 @@ def test_a_folder(
         gnome.open(means)
         gnome.choose_own(means, "Share a Folder…")
         name = ("Zurich-Suden", "Zurich-Suden-2")[number]
-        wait_for(lambda: vfsd.manager("ListShares"), "it is shared", 5)
+        wait_for(lambda: vfsd.manager("ListShares"), "it is shared", 10)
         assert (
             json.loads(asked.read_text())[3].items() >= {"directory": True, "accept_label": "Share"}.items()
         )
@@ -170,7 +172,7 @@ def test_a_folder(
     terminal.ran("journalctl", "--lines=500", "--follow", *matches)
     gnome.choose("Pointer", "Zurich-Suden", "Stop sharing “Zurich-Suden”")
     gnome.choose("Keyboard", "Zurich-Suden-2", "Stop sharing “Zurich-Suden-2”")
-    wait_for(lambda: vfsd.manager("ListShares") == [], "they are gone", 5)
+    wait_for(lambda: vfsd.manager("ListShares") == [], "they are gone", 10)
     gnome.open()
     gnome.until("shell.texts(shell.toggle.menu.actor).some(text => text.startsWith('No machines'))")
     assert gnome.notifications() == []

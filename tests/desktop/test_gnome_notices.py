@@ -96,5 +96,5 @@ def test_a_folder_that_comes_and_goes(gnome: GnomeShell, vfsd: Vfsd, shared: Pat
     shutil.rmtree(shared)
     gnome.until("shell.toggle.subtitle === '1 problem'", 15)
     gnome.choose("Pointer", "src", "Stop sharing “src”")
-    wait_for(lambda: vfsd.manager("ListShares") == [], "it is gone", 5)
+    wait_for(lambda: vfsd.manager("ListShares") == [], "it is gone", 10)
     assert gnome.notifications() == []

@@ -23,7 +23,7 @@ def setting(gnome: GnomeShell, key: str) -> str:
 
 
 def becomes(gnome: GnomeShell, key: str, value: str) -> None:
-    wait_for(lambda: setting(gnome, key) == value, f"{key} becomes {value}", 5)
+    wait_for(lambda: setting(gnome, key) == value, f"{key} becomes {value}", 10)
 
 
 def offered(gnome: GnomeShell, name: str) -> dict[str, list[int]]:
@@ -35,7 +35,7 @@ def offered(gnome: GnomeShell, name: str) -> dict[str, list[int]]:
             found.setdefault(thing, place)  # a row comes before its parts, which have its name too
         return name in found
 
-    wait_for(is_there, f"{name} is shown", 5)
+    wait_for(is_there, f"{name} is shown", 10)
     return found
 
 

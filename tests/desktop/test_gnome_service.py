@@ -38,7 +38,7 @@ def test_to_look_starts_nothing(gnome: GnomeShell, vfsd: Vfsd) -> None:
     assert not is_active(vfsd)
     gnome.open()
     gnome.choose_own("Pointer", "Start vfsd")
-    wait_for(lambda: is_active(vfsd), "it was started", 5)
+    wait_for(lambda: is_active(vfsd), "it was started", 10)
     gnome.open()
     gnome.says("web", "Stopped")
 

@@ -105,7 +105,7 @@ def test_pointer(plasma: Plasma, box: Vfsd) -> None:
         plasma.write("echo $((6 * 7)) > /data/answer\n")
         return answer.exists() and answer.read_text() == "42\n"
 
-    plasma.until(answers, "the guest does what is typed, once it listens", 20)
+    plasma.until(answers, "the guest does what is typed, once it listens", 40)
     plasma.screenshot("console")
     close_terminal(plasma, "vfsctl", "--user", "console", "box")
 
