@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.desktop.gnome import EXTENSION, GnomeShell
 from tests.desktop.session import Session
 from tests.integration.harness import MACHINE, Vfsd, wait_for
+from vfsd.cli.tray import AFTER_A_CALL
 
 APP_INDICATORS = "ubuntu-appindicators@ubuntu.com"
 UNIT = "test-tray"
@@ -67,6 +69,7 @@ def test_a_machine_from_the_panel(tray: GnomeShell, vfsd: Vfsd) -> None:
     tray.until(f"!!shell.find('Force Off', {ICON}.menu.actor)")
     tray.screenshot("tray")
     close(tray)
+    time.sleep(1.5 * AFTER_A_CALL)  # what happens before is put down to the start
     os.kill(vfsd.get(path, MACHINE, "MainPID"), signal.SIGKILL)
     tray.until("shell.notifications().length === 1")
     ((told),) = tray.notifications()
