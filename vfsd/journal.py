@@ -269,35 +269,32 @@ def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str]
             entries = [reader.get_previous() or {} for _ in range(_LINES)]
     except OSError:
         return None
-    return _texts(entry for entry in entries if _time_of(entry) >= since)
+    return _texts(entry for entry in entries if entry and entry["__REALTIME_TIMESTAMP"].timestamp() >= since)
 
 
 def _lines_of_nobody(identifier: str) -> list[str]:
     """The same of the last seconds, of those that can only be of a unit of ours, which journald does not know."""
     try:
         with journal.Reader() as reader:
+            reader.this_boot()
             reader.add_match(_TRANSPORT="stdout", SYSLOG_IDENTIFIER=identifier)
             reader.seek_tail()
             entries = [reader.get_previous() or {} for _ in range(_LINES)]
     except OSError:
         return []
-    begin = time.time() - _JUST_NOW
+    begin = time.monotonic() - _JUST_NOW
     return _texts(
         entry
         for entry in entries
         if "_SYSTEMD_INVOCATION_ID" not in entry
         and _is_ours(entry.get("_UID", -1))
-        and _time_of(entry) >= begin
+        and entry["__MONOTONIC_TIMESTAMP"].timestamp.total_seconds() >= begin
     )
 
 
 def _is_ours(uid: int) -> bool:
     """Whether a line is of this user, or, on the system bus, of a user that systemd made (DynamicUser=)."""
     return uid == os.getuid() or (os.getuid() == 0 and uid in _DYNAMIC_USERS)
-
-
-def _time_of(entry: Mapping[str, Any]) -> float:
-    return entry["__REALTIME_TIMESTAMP"].timestamp() if entry else -1.0
 
 
 def _texts(entries: Iterable[Mapping[str, Any]]) -> list[str]:
