@@ -41,7 +41,13 @@ def tray(panel: GnomeShell, session: Session) -> Iterator[GnomeShell]:
 def press(tray: GnomeShell, *labels: str) -> None:
     """Click on the icon, and then on one entry after the other."""
     tray.until(f"!!({ICON})?.mapped")
-    tray.run(f"await shell.clickActor({ICON})")
+    # the panel asks for the menu when it has shown the icon, and a click before it has got it opens nothing
+    tray.run(f"""for (let tries = 0; !{ICON}.menu.isOpen; tries++) {{
+        if (tries === 5)
+            throw new Error('the menu does not open');
+        await shell.clickActor({ICON});
+        await shell.until(() => {ICON}.menu.isOpen, 'it opens', 1000).catch(() => {{}});
+    }}""")
     for label in labels:
         entry = f"shell.find({json.dumps(label)}, {ICON}.menu.actor)"
         tray.until(f"!!{entry}")

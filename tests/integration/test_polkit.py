@@ -99,8 +99,8 @@ async def test_without_a_rule_others_may_only_look(
     assert await stranger.manager("ListShares") == [["src", "listening", "", share]]
     assert await client.manager("ListShares") == [["src", "listening", str(folder), share]]
     await refused(stranger.call(f"{ROOT}/share/none", SHARE, "Stop"), "UnknownObject")
-    entries = vfsd.journal(f"MESSAGE_ID={MessageId.REFUSED.value}", "VFSD_SHARE=src", since=since)
-    assert entries
+    refusals = (f"MESSAGE_ID={MessageId.REFUSED.value}", "VFSD_SHARE=src")
+    entries = wait_for(lambda: vfsd.journal(*refusals, since=since), "the journal has them")
     assert {(e["VFSD_CALLER_UID"], e["VFSD_CALLER_PID"]) for e in entries} == {(str(UID), str(os.getpid()))}
 
 
