@@ -232,13 +232,13 @@ class Plasma:
     def write(self, text: str) -> None:
         self.run("xdotool", "type", "--delay", "20", text)
 
-    def focused(self, name: str) -> None:
+    def focused(self, name: str, timeout: float = PATIENCE) -> None:
         """Wait until that has the focus."""
 
         def has_focus() -> bool:
             return any("FOCUSED" in node.states for node in matching(self.nodes(), name))
 
-        self.until(has_focus, f"{name!r} has the focus")
+        self.until(has_focus, f"{name!r} has the focus", timeout)
 
     def tab_to(self, name: str, key: str) -> None:
         """Press the tabulator until that has the focus, then a key."""
@@ -252,7 +252,13 @@ class Plasma:
 
     def expand_by_keyboard(self, name: str) -> None:
         """Open the first row, which is called so."""
-        self.keys("Down")
+        for _ in range(5):  # a key is lost while the popup is being opened
+            self.keys("Down")
+            try:
+                self.focused(name, 2)
+                break
+            except AssertionError:
+                continue
         self.focused(name)
         self.keys("space")
 
