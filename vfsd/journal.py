@@ -232,11 +232,9 @@ async def last_words(invocation: str, identifier: str, *, unique: bool = False) 
     """
     for delay in _JOURNAL_DELAYS if invocation else ():
         await asyncio.sleep(delay)
-        spoken = await asyncio.to_thread(_last_lines, invocation, identifier)
+        spoken = await asyncio.to_thread(_spoken, invocation, identifier, unique=unique)
         if spoken is None:
             return ""
-        if not spoken and unique:
-            spoken = await asyncio.to_thread(_lines_of_nobody, identifier)
         if spoken:
             # the reason is often followed by advice
             return next((line for line in spoken if "error" in line.lower()), spoken[0])
@@ -245,15 +243,19 @@ async def last_words(invocation: str, identifier: str, *, unique: bool = False) 
 
 async def said(invocation: str, identifier: str, begin: str) -> bool:
     """Whether one of the last lines of a unit's invocation, which has ended, begins so."""
-    lines = await asyncio.to_thread(_last_lines, invocation, identifier) if invocation else None
-    if lines == []:
-        lines = await asyncio.to_thread(_lines_of_nobody, identifier)
+    lines = await asyncio.to_thread(_spoken, invocation, identifier, unique=True) if invocation else None
     return any(line.startswith(begin) for line in lines or ())
 
 
 async def lines_since(invocation: str, identifier: str, since: float) -> list[str]:
     """The last few lines of a unit's invocation that were written since a time (s since the epoch), the last first."""
     return await asyncio.to_thread(_last_lines, invocation, identifier, since) or []
+
+
+def _spoken(invocation: str, identifier: str, *, unique: bool) -> list[str] | None:
+    """The last few lines, those of which journald does not know the unit if there are no others; see last_words()."""
+    lines = _last_lines(invocation, identifier)
+    return _lines_of_nobody(identifier) if unique and lines == [] else lines
 
 
 def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str] | None:
@@ -265,8 +267,7 @@ def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str]
                 return None
             reader.add_match(_SYSTEMD_INVOCATION_ID=invocation)
             reader.add_match(SYSLOG_IDENTIFIER=identifier)
-            reader.seek_tail()
-            entries = [reader.get_previous() or {} for _ in range(_LINES)]
+            entries = _last_entries(reader)
     except OSError:
         return None
     return _texts(entry for entry in entries if entry and entry["__REALTIME_TIMESTAMP"].timestamp() >= since)
@@ -278,8 +279,7 @@ def _lines_of_nobody(identifier: str) -> list[str]:
         with journal.Reader() as reader:
             reader.this_boot()
             reader.add_match(_TRANSPORT="stdout", SYSLOG_IDENTIFIER=identifier)
-            reader.seek_tail()
-            entries = [reader.get_previous() or {} for _ in range(_LINES)]
+            entries = _last_entries(reader)
     except OSError:
         return []
     begin = time.monotonic() - _JUST_NOW
@@ -290,6 +290,12 @@ def _lines_of_nobody(identifier: str) -> list[str]:
         and _is_ours(entry.get("_UID", -1))
         and entry["__MONOTONIC_TIMESTAMP"].timestamp.total_seconds() >= begin
     )
+
+
+def _last_entries(reader: journal.Reader) -> list[dict[str, Any]]:
+    """What matches, the last one first; an empty one for each that there is not."""
+    reader.seek_tail()
+    return [reader.get_previous() or {} for _ in range(_LINES)]
 
 
 def _is_ours(uid: int) -> bool:
