@@ -40,36 +40,34 @@ function objects(managed, scope) {
 }
 
 function machine(path, scope, found) {
-    return {
-        key: scope + path,
-        kind: "machine",
-        scope: scope,
-        path: path,
-        name: found.Name,
-        state: known(found.State, ["stopped", "starting", "running", "paused", "stopping"]),
-        reason: found.Reason ?? "",
+    return Object.assign(common("machine", path, scope, found, ["stopped", "starting", "running", "paused", "stopping"]), {
         degraded: found.Degraded === true,
         suspended: found.Suspended === true,
         shares: found.Shares ?? [],
-        slice: found.Slice ?? "",
-        since: found.StateChangedUSec ?? 0
-    };
+        slice: found.Slice ?? ""
+    });
 }
 
 function share(path, scope, found) {
-    return {
-        key: scope + path,
-        kind: "share",
-        scope: scope,
-        path: path,
-        name: found.Name,
+    return Object.assign(common("share", path, scope, found, ["stopped", "listening", "active", "stopping", "unavailable"]), {
         tag: found.Tag || found.Name,
-        state: known(found.State, ["stopped", "listening", "active", "stopping", "unavailable"]),
-        reason: found.Reason ?? "",
         source: found.Source ?? "",
         mountPoint: found.MountPoint ?? "",
         machine: !found.Machine || found.Machine === "/" ? "" : found.Machine,
-        unit: found.ServiceUnit ?? "",
+        unit: found.ServiceUnit ?? ""
+    });
+}
+
+// What a machine and a share both have.
+function common(kind, path, scope, found, states) {
+    return {
+        key: scope + path,
+        kind: kind,
+        scope: scope,
+        path: path,
+        name: found.Name,
+        state: known(found.State, states),
+        reason: found.Reason ?? "",
         since: found.StateChangedUSec ?? 0
     };
 }
