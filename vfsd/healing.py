@@ -127,6 +127,7 @@ class Healer:
             raise NotSupported("the guest is paused")
         if not machine.inside.ready:
             raise NotSupported("the guest has no agent")
+        await share.check()  # what the guest may still have is not ended for nothing
         # the guest may have what any of them served: a vfsd that healed it may have been ended in between
         old = [plug.tag for plug in machine.layout.plugs if plug.share == share.name]
         problem = share.last_failure

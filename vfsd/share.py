@@ -285,6 +285,8 @@ class Share(Serving):
         if supervisor.status(self.socket_unit).active != "active":
             await supervisor.wait_gone([self.socket_unit], CLEANUP_TIMEOUT)
             await self._listen_for(place)
+        else:
+            virtiofsd.locate(self._context, self.spec)
 
     async def _listen_for(self, place: Place) -> None:
         self.suffix = place.suffix

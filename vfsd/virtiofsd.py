@@ -47,14 +47,22 @@ async def units(context: Context, spec: ShareSpec, place: Place = ALONE) -> tupl
         UnitFailed: the link can't be made.
     """
     wanted = await arguments(context, spec)
-    origin = context.sources.check(spec)
+    locate(context, spec)
+    root = context.sources.origin(spec.name).place
+    mount_point = "" if root == "/" else root
+    return unit_properties.share_units(spec, wanted, context.scope, context.paths, place, mount_point)
+
+
+def locate(context: Context, spec: ShareSpec) -> None:
+    """Let the next virtiofsd serve the source from where it lies now, and remember that.
+
+    :raise SourceNotFound, InvalidArgs: it can't be served. UnitFailed: the links can't be made.
+    """
     try:
-        context.sources.remember(spec.name, origin)
+        context.sources.remember(spec.name, context.sources.check(spec))
     except OSError as error:  # it is known until vfsd ends
         context.not_written(f"where share {spec.name} lies can't be remembered: {error.strerror}")
     make_links(context, spec)
-    mount_point = "" if origin.place == "/" else origin.place
-    return unit_properties.share_units(spec, wanted, context.scope, context.paths, place, mount_point)
 
 
 def make_links(context: Context, spec: ShareSpec) -> None:

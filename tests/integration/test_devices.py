@@ -244,21 +244,31 @@ async def test_a_guest_is_healed_with_the_disk_that_came_back(vfsd: Vfsd, client
     [path] = await client.get(machine, MACHINE, "Shares")
     (disk.place / "which").write_text("first\n")
     assert (await execute(client, machine, "cat", "/first/which"))[1] == b"first\n"
-    begun = time.monotonic()
-    disk.umount()
-    await becomes(client, path, "unavailable", begun)
-    # it is not cut off: what it has open goes on
-    assert (await execute(client, machine, "cat", "/first/which"))[1] == b"first\n"
-    assert await client.get(machine, MACHINE, "Degraded") is True
-    disk.mount()
-    (disk.place / "which").write_text("second\n")
-    await until(lambda: client.signals.changes(machine, "Degraded")[-1] is False, "it is healed")
-    assert (await execute(client, machine, "cat", "/first/which"))[1] == b"second\n"
-    assert await client.get(path, SHARE, "State") == "active"
-    reason = await client.get(path, SHARE, "Reason")
-    assert reason.startswith("healed after ")
-    assert "is not mounted" in reason
-    assert await client.get(path, SHARE, "Restarts") == 0
+    for now, then in (("first", "second"), ("second", "third")):
+        since, begun = time.time(), time.monotonic()
+        disk.umount()
+        await becomes(client, path, "unavailable", begun)
+        # it is not cut off: what it has open goes on
+        assert (await execute(client, machine, "cat", "/first/which"))[1] == f"{now}\n".encode()
+        assert await client.get(machine, MACHINE, "Degraded") is True
+        disk.mount()
+        (disk.place / "which").write_text(f"{then}\n")
+        await until(lambda: client.signals.changes(machine, "Degraded")[-1] is False, "it is healed")
+        pid = await client.get(path, SHARE, "MainPID")
+        assert (await execute(client, machine, "cat", "/first/which"))[1] == f"{then}\n".encode()
+        assert await client.get(path, SHARE, "State") == "active"
+        reason = await client.get(path, SHARE, "Reason")
+        assert reason.startswith("healed after ")
+        assert "is not mounted" in reason
+        assert await client.get(path, SHARE, "Restarts") == 0
+        await asyncio.sleep(0.5)  # the look that follows a healing has been
+        assert await client.get(path, SHARE, "MainPID") == pid, "it is healed once"
+        assert (
+            len(
+                vfsd.journal("VFSD_SHARE=guest.my_disk", f"MESSAGE_ID={MessageId.HEALING.value}", since=since)
+            )
+            == 1
+        )
 
 
 @only_system
