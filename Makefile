@@ -3,7 +3,7 @@
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome dist-kde
+.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome dist-kde dist-pypi
 
 DESTDIR =
 PREFIX = /usr
@@ -57,6 +57,12 @@ dist-kde: ## The Plasma applet as a package: dist/org.vfsd1.plasma.plasmoid
 	ACTION=install; put_plasmoid "$(CURDIR)/build/plasmoid"; \
 	put 644 "$(CURDIR)/build/plasmoid/contents/icons" applets/icons/*-symbolic.svg; \
 	cd build/plasmoid; $(PYTHON) -m zipfile -c ../../dist/org.vfsd1.plasma.plasmoid *
+
+dist-pypi: ## The source distribution and the wheel for PyPI, in dist/ (needs setuptools and wheel)
+	@mkdir -p build dist
+	@$(PYTHON) -c 'from setuptools import build_meta; build_meta.build_sdist("dist"); build_meta.build_wheel("dist")' \
+		>build/pypi.log 2>&1 || { tail -n 5 build/pypi.log >&2; echo "Are setuptools and wheel there, for $(PYTHON)?" >&2; exit 1; }
+	@rm -rf build/lib build/bdist.* vfsd.egg-info
 
 lab-shell: ## A root shell in a fresh lab with vfsd installed
 	@tests/lab/prepare

@@ -106,9 +106,10 @@ class StateJournal:
 
 
 def find_interfaces() -> Path:
-    """The folder with the interface XML: installed beside lib/, or the dbus/ of a checkout."""
+    """The folder with the interface XML: installed beside lib/, by a package or by pip, or the dbus/ of a checkout."""
     package = Path(__file__).resolve().parent
-    candidates = (package.parents[2] / "share/dbus-1/interfaces", package.parent / "dbus")
+    prefixes = package.parents[2:4]  # of lib/vfsd, and of lib/python3.x/site-packages
+    candidates = (*(prefix / "share/dbus-1/interfaces" for prefix in prefixes), package.parent / "dbus")
     for folder in candidates:
         if (folder / "org.vfsd1.Manager.xml").exists():
             return folder

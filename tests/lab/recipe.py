@@ -27,6 +27,7 @@ COMMON = (
     "python3-rich python3-pytest python3-pytest-asyncio python3-hypothesis virtiofsd qemu-utils "
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
+    "python3-venv python3-pip python3-setuptools python3-wheel "
     "qemu-system-modules-spice"
 )
 
@@ -35,7 +36,7 @@ DESKTOP = (
     "gnome-shell gjs gnome-shell-extension-appindicator gnome-shell-extension-prefs gir1.2-adw-1 gir1.2-gtk-4.0 "
     "plasma-workspace plasma-desktop kpackagetool6 kwin-x11 qml6-module-org-kde-notifications "
     "qml6-module-qtquick-dialogs qt6-declarative-dev-tools qml6-module-qttest xvfb xdotool x11-utils xterm imagemagick "
-    "at-spi2-core gir1.2-atspi-2.0 python3-gi python3-venv python3-pip adwaita-icon-theme breeze-icon-theme "
+    "at-spi2-core gir1.2-atspi-2.0 python3-gi adwaita-icon-theme breeze-icon-theme "
     "hicolor-icon-theme fonts-dejavu-core fonts-cantarell fonts-noto-core gettext appstream desktop-file-utils "
     "librsvg2-bin locales dbus-x11 zip"
 )

@@ -43,6 +43,9 @@ COMMANDS = {
     ),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
     "tray": LazyCommand("vfsd.cli.tray:tray", "An icon with a menu in the desktop's panel."),
+    "install-files": LazyCommand(
+        "vfsd.cli.install_files:install_files", "Put the files of a vfsd from pip into your home."
+    ),
     "reload": LazyCommand("vfsd.cli.status:reload", "Read the configuration folders again."),
 }
 
