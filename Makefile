@@ -181,6 +181,29 @@ uninstall: ## Remove what install has put there
 COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && [ -d "$(SHARE)/glib-2.0/schemas" ] && command -v glib-compile-schemas >/dev/null; then \
 	glib-compile-schemas "$(SHARE)/glib-2.0/schemas"; fi
 
+# --- packages of distributions ---
+
+.PHONY: deb
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+DIST = dist
+DEB_BUILD = build/deb
+# What a package is made of: the tree without what other tools have left in it, and the wheel.
+define COPY_TREE
+	rm -rf "$1"; mkdir -p "$1/wheels" "$(DIST)"; \
+	tar -c --exclude=__pycache__ --exclude=node_modules Makefile pyproject.toml LICENSE README.md NEWS.md docs dbus units vfsd \
+		applets packaging | tar -x -C "$1"; \
+	cp "$(QMP_WHEEL)" "$1/wheels"
+endef
+
+deb: bundle ## Build vfsd, vfsd-gnome and vfsd-plasma as packages of Debian, into dist/
+	@$(call COPY_TREE,$(DEB_BUILD)/vfsd)
+	@cd "$(DEB_BUILD)/vfsd" && mv packaging/debian . && \
+		sed -e 's/@VERSION@/$(VERSION)/' \
+			-e "s/@DATE@/$$(date -R -u -d "@$${SOURCE_DATE_EPOCH:-$$(stat -c %Y NEWS.md)}")/" \
+			debian/changelog.in >debian/changelog && \
+		env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -b -us -uc
+	@cp "$(DEB_BUILD)"/*.deb "$(DEB_BUILD)"/*.changes "$(DEB_BUILD)"/*.buildinfo "$(DIST)"
+
 dist-gnome: ## Make the zip for the site of GNOME Shell's extensions, in dist/
 	@$(PYTHON) -B applets/gnome/pack dist/vfsd@vfsd1.org.shell-extension.zip
 
