@@ -201,7 +201,7 @@ deb: bundle ## Build vfsd, vfsd-gnome and vfsd-plasma as packages of Debian, int
 		sed -e 's/@VERSION@/$(VERSION)/' \
 			-e "s/@DATE@/$$(date -R -u -d "@$${SOURCE_DATE_EPOCH:-$$(stat -c %Y NEWS.md)}")/" \
 			debian/changelog.in >debian/changelog && \
-		env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -b -us -uc
+		dpkg-checkbuilddeps -I && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -d -b -us -uc
 	@cp "$(DEB_BUILD)"/*.deb "$(DEB_BUILD)"/*.changes "$(DEB_BUILD)"/*.buildinfo "$(DIST)"
 
 dist-gnome: ## Make the zip for the site of GNOME Shell's extensions, in dist/

@@ -152,6 +152,7 @@ def _build(part: Path, arch: recipe.Architecture, progress: Progress, *, desktop
         # A tree that was not finished is thrown away: nothing needs to be on the disk before the next step.
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.excluded(desktop=desktop)),
+        *(f"--dpkgopt=path-include={pattern}" for pattern in recipe.INCLUDED),
         "--skip=output/dev",
         f"--customize-hook={recipe.KERNEL_HOOK}",
         *(recipe.SUITE, str(tree)),

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     verb("build", "build the base tree, or check the one in the cache", "desktop")
     verb("up", "boot a lab, install vfsd in it and leave it up", "name", "desktop", "no-install")
     verb("exec", "run a command in a lab that is up", "name", "user")
-    verb("install", "install vfsd again in a lab that is up", "name")
+    verb("install", "install vfsd as it is now in a lab that is up, with make install", "name")
     verb("down", "end a lab that is up", "name")
     verb("list", "show the labs that are up")
     shell = verb(
@@ -130,7 +130,7 @@ def _exec(options: argparse.Namespace, command: list[str]) -> int:
 
 
 def _install(options: argparse.Namespace, _command: list[str]) -> int:
-    machine.Machine(registry.find(options.name)).install(machine.PROJECT)
+    machine.Machine(registry.find(options.name)).install_files(machine.PROJECT)
     return 0
 
 

@@ -28,7 +28,7 @@ COMMON = (
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
     "python3-venv python3-pip python3-setuptools python3-wheel "
-    "qemu-system-modules-spice"
+    "qemu-system-modules-spice debhelper dh-python gettext lintian"
 )
 
 #: What a desktop has besides: both shells, what drives and reads them, and what checks metadata and translations.
@@ -37,7 +37,7 @@ DESKTOP = (
     "plasma-workspace plasma-desktop kpackagetool6 kwin-x11 qml6-module-org-kde-notifications "
     "qml6-module-qtquick-dialogs qt6-declarative-dev-tools qml6-module-qttest xvfb xdotool x11-utils xterm imagemagick "
     "at-spi2-core gir1.2-atspi-2.0 python3-gi adwaita-icon-theme breeze-icon-theme "
-    "hicolor-icon-theme fonts-dejavu-core fonts-cantarell fonts-noto-core gettext appstream desktop-file-utils "
+    "hicolor-icon-theme fonts-dejavu-core fonts-cantarell fonts-noto-core appstream desktop-file-utils "
     "librsvg2-bin locales dbus-x11 zip"
 )
 
@@ -83,6 +83,9 @@ EXCLUDED = (
     "/usr/share/iso-codes/*",
     "/usr/share/xml/iso-codes/*",
 )
+
+#: What of vfsd's own packages is nevertheless there, because it is tested.
+INCLUDED = ("/usr/share/doc/vfsd*", "/usr/share/man/man*/*vfs*", "/usr/share/locale/*/LC_MESSAGES/vfsd.mo")
 
 #: Mesa's drivers (200 MB), on which the spice server's package depends and which nothing but a desktop loads.
 DRIVERS = (
@@ -186,6 +189,7 @@ def key(arch: Architecture, *, desktop: bool) -> str:
         "packages": packages(arch, desktop=desktop),
         "user": [USER, UID],
         "excluded": sorted(excluded(desktop=desktop)),
+        "included": INCLUDED,
         "locales": LOCALES if desktop else (),
         "masked": sorted(MASKED + USER_MASKED),
         "disabled": sorted(DISABLED),
