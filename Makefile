@@ -183,7 +183,7 @@ COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && [ -d "$(SHARE)/glib-2.0/schemas" ] &
 
 # --- packages of distributions ---
 
-.PHONY: deb
+.PHONY: deb rpm arch
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 DIST = dist
 DEB_BUILD = build/deb
@@ -203,6 +203,26 @@ deb: bundle ## Build vfsd, vfsd-gnome and vfsd-plasma as packages of Debian, int
 			debian/changelog.in >debian/changelog && \
 		dpkg-checkbuilddeps -I && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -d -b -us -uc
 	@cp "$(DEB_BUILD)"/*.deb "$(DEB_BUILD)"/*.changes "$(DEB_BUILD)"/*.buildinfo "$(DIST)"
+
+RPM_BUILD = build/rpm
+# What rpmbuild is asked besides: on Debian, say, --nodeps, since it knows no package there.
+RPM_OPTIONS =
+
+rpm: bundle ## Build the same for Fedora, into dist/
+	@$(call COPY_TREE,$(RPM_BUILD)/vfsd-$(VERSION))
+	@tar -C "$(RPM_BUILD)" -czf "$(RPM_BUILD)/vfsd-$(VERSION).tar.gz" "vfsd-$(VERSION)"
+	@env -u MAKEFLAGS -u MAKELEVEL rpmbuild -bb $(RPM_OPTIONS) --define "_topdir $(abspath $(RPM_BUILD))" \
+		--define "_sourcedir $(abspath $(RPM_BUILD))" --define "vfsd_version $(VERSION)" packaging/rpm/vfsd.spec
+	@cp "$(RPM_BUILD)"/RPMS/noarch/*.rpm "$(DIST)"
+
+ARCH_BUILD = build/arch
+
+arch: bundle ## Put together what makepkg builds the same from, for Arch, into dist/arch/
+	@$(call COPY_TREE,$(ARCH_BUILD)/vfsd-$(VERSION))
+	@mkdir -p "$(DIST)/arch"
+	@tar -C "$(ARCH_BUILD)" -czf "$(DIST)/arch/vfsd-$(VERSION).tar.gz" "vfsd-$(VERSION)"
+	@sed -e 's/@VERSION@/$(VERSION)/' packaging/arch/PKGBUILD >"$(DIST)/arch/PKGBUILD"
+	@cp packaging/arch/vfsd.install "$(DIST)/arch"
 
 dist-gnome: ## Make the zip for the site of GNOME Shell's extensions, in dist/
 	@$(PYTHON) -B applets/gnome/pack dist/vfsd@vfsd1.org.shell-extension.zip
