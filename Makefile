@@ -187,16 +187,14 @@ COMPILE_SCHEMAS = if [ -z "$(DESTDIR)" ] && [ -d "$(SHARE)/glib-2.0/schemas" ] &
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 DIST = dist
 DEB_BUILD = build/deb
-# What a package is made of: the tree without what other tools have left in it, and the wheel.
-define COPY_TREE
-	rm -rf "$1"; mkdir -p "$1/wheels" "$(DIST)"; \
+# What a package is made of: the tree without what other tools have left in it; and the wheel, where nobody else brings it.
+COPY_TREE = rm -rf "$1"; mkdir -p "$1/wheels" "$(DIST)"; \
 	tar -c --exclude=__pycache__ --exclude=node_modules Makefile pyproject.toml LICENSE README.md NEWS.md docs dbus units vfsd \
-		applets packaging | tar -x -C "$1"; \
-	cp "$(QMP_WHEEL)" "$1/wheels"
-endef
+		applets packaging | tar -x -C "$1"
+COPY_WHEEL = cp "$(QMP_WHEEL)" "$1/wheels"
 
 deb: bundle ## Build vfsd, vfsd-gnome and vfsd-plasma as packages of Debian, into dist/
-	@$(call COPY_TREE,$(DEB_BUILD)/vfsd)
+	@$(call COPY_TREE,$(DEB_BUILD)/vfsd); $(call COPY_WHEEL,$(DEB_BUILD)/vfsd)
 	@cd "$(DEB_BUILD)/vfsd" && mv packaging/debian . && \
 		sed -e 's/@VERSION@/$(VERSION)/' \
 			-e "s/@DATE@/$$(date -R -u -d "@$${SOURCE_DATE_EPOCH:-$$(stat -c %Y NEWS.md)}")/" \
@@ -208,7 +206,7 @@ RPM_BUILD = build/rpm
 # What rpmbuild is asked besides: on Debian, say, --nodeps, since it knows no package there.
 RPM_OPTIONS =
 
-rpm: bundle ## Build the same for Fedora, into dist/
+rpm: ## Build the same for Fedora, into dist/
 	@$(call COPY_TREE,$(RPM_BUILD)/vfsd-$(VERSION))
 	@tar -C "$(RPM_BUILD)" -czf "$(RPM_BUILD)/vfsd-$(VERSION).tar.gz" "vfsd-$(VERSION)"
 	@env -u MAKEFLAGS -u MAKELEVEL rpmbuild -bb $(RPM_OPTIONS) --define "_topdir $(abspath $(RPM_BUILD))" \
@@ -218,7 +216,7 @@ rpm: bundle ## Build the same for Fedora, into dist/
 ARCH_BUILD = build/arch
 
 arch: bundle ## Put together what makepkg builds the same from, for Arch, into dist/arch/
-	@$(call COPY_TREE,$(ARCH_BUILD)/vfsd-$(VERSION))
+	@$(call COPY_TREE,$(ARCH_BUILD)/vfsd-$(VERSION)); $(call COPY_WHEEL,$(ARCH_BUILD)/vfsd-$(VERSION))
 	@mkdir -p "$(DIST)/arch"
 	@tar -C "$(ARCH_BUILD)" -czf "$(DIST)/arch/vfsd-$(VERSION).tar.gz" "vfsd-$(VERSION)"
 	@sed -e 's/@VERSION@/$(VERSION)/' packaging/arch/PKGBUILD >"$(DIST)/arch/PKGBUILD"

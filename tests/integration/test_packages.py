@@ -208,3 +208,25 @@ def test_lintian_finds_nothing() -> None:
 def test_the_packages_own_test() -> None:
     """What autopkgtest would run, on this installation."""
     run(SOURCE / "packaging/debian/tests/system-bus")
+
+
+def test_fedoras_packages(tmp_path: Path) -> None:
+    """They are built, without what Debian's rpm does not know, and rpmlint finds nothing."""
+    build, made, of_rpm = tmp_path / "build", tmp_path / "made", SOURCE / "packaging/rpm"
+    options = (f"RPM_BUILD={build}", f"DIST={made}", "RPM_OPTIONS=--nodeps --quiet")
+    run("make", "--silent", f"--directory={SOURCE}", "rpm", *options)
+    names = ("vfsd", "vfsd-gnome", "vfsd-plasma")
+    packages = [made / f"{name}-{__version__}-1.noarch.rpm" for name in names]
+    run("rpmlint", "--config", of_rpm / "rpmlint.toml", of_rpm / "vfsd.spec", *packages)
+    scripts = run("rpm", "--query", "--package", "--scripts", packages[0])
+    assert "systemctl stop vfsd.slice" in scripts
+
+
+def test_what_arch_builds_from() -> None:
+    """There is no makepkg here: what it would read can be read."""
+    folder = SOURCE / "packaging/arch"
+    names = run("bash", "-euc", f'source {folder}/PKGBUILD; echo "${{pkgname[*]}}"; declare -F')
+    assert names.splitlines()[0] == "vfsd vfsd-gnome vfsd-plasma"
+    assert {f"declare -f package_{name}" for name in names.splitlines()[0].split()} < set(names.splitlines())
+    hooks = run("bash", "-euc", f"source {folder}/vfsd.install; declare -F")
+    assert {"declare -f post_upgrade", "declare -f pre_remove"} < set(hooks.splitlines())

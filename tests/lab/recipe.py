@@ -28,7 +28,7 @@ COMMON = (
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
     "python3-venv python3-pip python3-setuptools python3-wheel "
-    "qemu-system-modules-spice debhelper dh-python gettext lintian"
+    "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint"
 )
 
 #: What a desktop has besides: both shells, what drives and reads them, and what checks metadata and translations.

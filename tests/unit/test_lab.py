@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.lab import LabError, base, cgroup, cli, machine, mirror, recipe, registry, seal
+from tests.lab import LabError, base, cgroup, cli, machine, mirror, packages, recipe, registry, seal
 
 DEB822 = """\
 # A comment
@@ -195,6 +196,49 @@ def test_the_sweep_takes_leftovers_but_neither_used_nor_recent_trees(sealed: Pat
     assert sorted(entry.name for entry in top.iterdir()) == [
         *("keep", "recent", "stale-used", "used", "wheels")
     ]
+
+
+def test_packages_are_built_anew_when_and_only_when_their_sources_change(tmp_path: Path) -> None:
+    (tmp_path / "vfsd/__pycache__").mkdir(parents=True)
+    source = tmp_path / "vfsd/a.py"
+    source.write_text("1\n")
+    first = packages.key(tmp_path, "TREE")
+    (tmp_path / "vfsd/__pycache__/a.pyc").touch()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/b.py").touch()
+    os.utime(source, (0, 0))
+    assert packages.key(tmp_path, "TREE") == first
+    keys = {first, packages.key(tmp_path, "OTHER")}
+    source.chmod(0o755)
+    keys.add(packages.key(tmp_path, "TREE"))
+    source.write_text("2\n")
+    keys.add(packages.key(tmp_path, "TREE"))
+    source.rename(tmp_path / "vfsd/c.py")
+    keys.add(packages.key(tmp_path, "TREE"))
+    assert len(keys) == 5
+
+
+def test_packages_are_made_of_what_the_makefile_copies() -> None:
+    makefile = (machine.PROJECT / "Makefile").read_text().replace("\\\n", " ")
+    (copied,) = re.findall(r"tar -c --exclude=__pycache__ --exclude=node_modules (.*?) \|", makefile)
+    assert sorted(copied.split()) == sorted(packages.INPUTS)
+
+
+def test_packages_are_kept_while_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFSD_LAB_CACHE", str(tmp_path / "cache"))
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "vfsd_1_all.deb").write_text("it")
+    (built / "vfsd_1_amd64.changes").touch()
+    assert packages.find("new") is None
+    for name in ("old", "new"):
+        packages.keep(name, built)
+        os.utime(packages.folder() / name, (0, 0))
+    found = packages.find("new")  # which makes it recent
+    assert found
+    assert [path.name for path in found.iterdir()] == ["vfsd_1_all.deb"]
+    packages.keep("newest", built)
+    assert sorted(path.name for path in packages.folder().iterdir()) == ["new", "newest"]
 
 
 MOUNTS = """\
