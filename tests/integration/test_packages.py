@@ -172,7 +172,7 @@ def test_install_upgrade_remove_and_purge(back_again: None, older: Path, folders
     # nothing.
     since = float(run("date", "+%s.%N"))
     said = dpkg("--remove", "vfsd")
-    assert "shutting virtual machines down" in said
+    assert "ending machines and shares" in said
     assert not any(process_exists(pid) for pids in guests for pid in pids)
     assert [vfsd.units() for vfsd in SCOPES] == [[], []]
     ends = system.journal("VFSD_MACHINE=upgraded", "VFSD_NEW_STATE=stopped", since=since)
