@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parents[2]
 PACKAGES = Path("/var/lib/vfsd-lab/packages")
 OLD = "0.0.9"
 SCOPES = (Vfsd("system"), Vfsd("user"))
-GUEST, SHARED = f"{ROOT}/machine/upgraded", f"{ROOT}/share/upgraded-1"
+GUEST = f"{ROOT}/machine/upgraded"
 WRITER = """\
 #!/bin/sh
 # Holds a file open and writes lines to it.
