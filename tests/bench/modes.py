@@ -133,7 +133,10 @@ class Raw:
         fds = [file.descriptor or -1 for file in opened]
         if own:
             sockets.append(f"{PREFIX}machine.socket")
-            listening = [("Listen", "a(ss)", [["Stream", path] for path in own]), *share_socket("", stop_when_unneeded=True)[1:]]
+            listening = [
+                ("Listen", "a(ss)", [["Stream", path] for path in own]),
+                *share_socket("", stop_when_unneeded=True)[1:],
+            ]
             aux.append([sockets[-1], variants(listening)])
             passed = range(FIRST_PASSED_FD, FIRST_PASSED_FD + len(own))
             arguments = plan.qemu_arguments(fds, commands.MachineSockets(*passed), openings)
