@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,21 +22,24 @@ from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import absolute
 from vfsd.prerequisites import Result, Status, run_checks, to_json, to_markdown
 
+if TYPE_CHECKING:
+    from vfsd.cli.proxy import Client
+
 
 @click.command()
 @click.option("--kernel", metavar="FILE", help="Look into this kernel for a guest, too.")
+@click.option("--by-vfsd", is_flag=True, help="Let vfsd look, whose environment may be another than yours.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), help="Default: text.")
 @global_options
 @pass_session
-def check(session: Session, kernel: str | None, form: str | None) -> int:
+def check(session: Session, kernel: str | None, by_vfsd: bool, form: str | None) -> int:
     """Check what virtio-fs needs on this host, and say what to do about what is missing.
 
-    Needs no vfsd. The exit code is 1 if a check failed; warnings do not count.
+    Needs no vfsd, unless --by-vfsd is given. The exit code is 1 if a check failed; warnings do not count.
     """
-    file = _kernel_file(kernel)
-    # A bug in one check is one of its results; its traceback is for the journal of vfsd, not for a terminal.
-    logging.getLogger("vfsd").addHandler(logging.NullHandler())
-    results = run_checks(session.scope.value, file)
+    if by_vfsd and kernel is not None:
+        raise click.UsageError("--by-vfsd and --kernel exclude each other.")
+    results = _vfsds(session) if by_vfsd else _own(session, kernel)
     form = form or ("json" if session.json else "text")
     if form == "json":
         click.echo(to_json(results), nl=False)
@@ -47,6 +51,24 @@ def check(session: Session, kernel: str | None, form: str | None) -> int:
     code = Exit.FAILED if any(result.status is Status.FAIL for result in results) else Exit.DONE
     _end_if_a_check_hangs(code)
     return code
+
+
+def _own(session: Session, kernel: str | None) -> list[Result]:
+    file = _kernel_file(kernel)
+    # A bug in one check is one of its results; its traceback is for the journal of vfsd, not for a terminal.
+    logging.getLogger("vfsd").addHandler(logging.NullHandler())
+    return run_checks(session.scope.value, file)
+
+
+def _vfsds(session: Session) -> list[Result]:
+    async def body(client: Client) -> list[Result]:
+        (rows,) = await client.manager("Check")
+        return [
+            Result(id_, Status(status), found, required, remedy)
+            for id_, status, found, required, remedy in rows
+        ]
+
+    return session.run(body)
 
 
 def _kernel_file(kernel: str | None) -> Path | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vfsd.cli.errors import CallFailed
 from vfsd.cli.objects import Kind, print_properties
 from vfsd.cli.output import Column, print_json, print_table
 from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.values import parse_settings
 
 if TYPE_CHECKING:
     from vfsd.cli.proxy import Client
+    from vfsd.options import Option
 
 
 def add_method(group: click.Group, kind: Kind, member: str, help_text: str) -> None:
@@ -37,6 +40,31 @@ def add_remove(group: click.Group, kind: Kind, help_text: str) -> None:
         async def body(client: Client) -> None:
             for each in name:
                 await client.manager(f"Remove{kind.noun.title()}", "s", each)
+
+        session.run(body)
+
+
+def add_set(group: click.Group, kind: Kind, table: Mapping[str, Option], help_text: str) -> None:
+    """`set NAME OPTION=VALUE…`; all values are read before the first one is set."""
+
+    @group.command("set", help=help_text)
+    @click.argument("name")
+    @click.argument("assignments", nargs=-1, required=True, metavar="OPTION=VALUE...")
+    @global_options
+    @pass_session
+    def set_options(session: Session, name: str, assignments: tuple[str, ...]) -> None:
+        options = parse_settings(table, assignments)
+
+        async def body(client: Client) -> None:
+            path = await kind.path(client, name)
+            done: list[str] = []
+            for option, value in options.items():
+                try:
+                    await client.set(path, kind.interface, option, value)
+                except CallFailed as error:
+                    before = f" ({', '.join(done)} was set before)" if done else ""
+                    raise CallFailed(error.name, f"{error}{before}") from None
+                done.append(option)
 
         session.run(body)
 

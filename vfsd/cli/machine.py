@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
-from vfsd.cli.common import add_method, add_remove, add_views
+from vfsd.cli.common import add_method, add_remove, add_set, add_views
 from vfsd.cli.errors import CliError
 from vfsd.cli.lazy import Group
 from vfsd.cli.objects import MACHINE, object_of, say, state_text, with_steps
 from vfsd.cli.options import MACHINE_FLAGS, MACHINE_REST
-from vfsd.cli.output import Column, print_json, size
+from vfsd.cli.output import Column, clean, print_json, size
 from vfsd.cli.progress import spinning
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import Options, Typed, parse_timespan
+from vfsd.model import MACHINE_OPTIONS
 
 if TYPE_CHECKING:
     from vfsd.cli.proxy import Client
@@ -150,6 +151,30 @@ def refresh(session: Session, name: str) -> None:
     say(session, f"{name} is refreshed{still if found['State'] == 'running' else ''}.")
 
 
+@machine.command("query-guest")
+@click.argument("name")
+@global_options
+@pass_session
+def query_guest(session: Session, name: str) -> None:
+    """Ask the guest, through its agent, which system it is and what it has mounted."""
+
+    async def body(client: Client) -> dict[str, Any]:
+        await MACHINE.call(client, name, "QueryGuest")
+        return await MACHINE.show(client, name)
+
+    found = session.run(body)
+    if session.json:
+        print_json(found)
+    else:
+        click.echo(clean(found["GuestSystem"] or "its agent answers"))
+
+
+add_set(
+    machine,
+    MACHINE,
+    MACHINE_OPTIONS,
+    "Change options of a machine that does not run; limits of one that runs, too. An empty value empties a list.",
+)
 add_remove(machine, MACHINE, "Forget machines that do not run, and the shares made with them.")
 
 

@@ -171,6 +171,10 @@ class Client:
         (value,) = await self.call(path, _PROPERTIES, "Get", "ss", interface, name)
         return value
 
+    async def set(self, path: str, interface: str, name: str, value: Typed) -> None:
+        """Set one property. :raise CallFailed: see `call()`."""
+        await self.call(path, _PROPERTIES, "Set", "ssv", interface, name, value)
+
     async def objects(self, *, look: bool = False) -> Objects:
         """All shares and machines, with the properties that may be seen. :raise CallFailed: see `call()`."""
         (found,) = await self.call(ROOT_PATH, _OBJECT_MANAGER, "GetManagedObjects", look=look)

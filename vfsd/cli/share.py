@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfsd.cli.common import add_method, add_remove, add_views
+from vfsd.cli.common import add_method, add_remove, add_set, add_views
 from vfsd.cli.lazy import Group
 from vfsd.cli.objects import HIDDEN, SHARE, object_of, say
 from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
-from vfsd.cli.output import Column, print_json
+from vfsd.cli.output import Column, print_json, size
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import Typed, absolute
 from vfsd.model import SHARE_OPTIONS
@@ -64,6 +64,31 @@ def add(session: Session, /, name: str, source: str, persistent: bool, **given: 
 add_method(share, SHARE, "Start", "Listen again on a stopped share's socket.")
 add_method(share, SHARE, "Stop", "Stop listening and end its virtiofsd; the share stays defined.")
 add_remove(share, SHARE, "Stop shares and forget them; the directories stay untouched.")
+
+
+add_set(
+    share,
+    SHARE,
+    SHARE_OPTIONS,
+    "Change options of a share that is stopped; limits of one that is used, too. An empty value empties a list.",
+)
+
+
+@share.command()
+@click.argument("name")
+@global_options
+@pass_session
+def space(session: Session, name: str) -> None:
+    """Size and free space of the file system that the share's source lies on."""
+
+    async def body(client: Client) -> list[Any]:
+        return await client.call(await SHARE.path(client, name), SHARE.interface, "GetSpace")
+
+    total, free = session.run(body)
+    if session.json:
+        print_json({"Size": total, "Free": free})
+    else:
+        click.echo(f"{size(total)}, {size(free)} free")
 
 
 def share_row(item: dict[str, Any]) -> list[str]:

@@ -150,10 +150,22 @@ def parse_assignments(table: Mapping[str, Option], texts: tuple[str, ...]) -> Op
         typed = parse_value(option, value)
         if option.dbus_name in options:
             typed = _joined(options[option.dbus_name], typed)
-        if option.signature == "a{ss}" and option.dbus_name in options:
-            typed = Typed("a{ss}", {**options[option.dbus_name].value, **typed.value})
         options[option.dbus_name] = typed
     return options
+
+
+def parse_settings(table: Mapping[str, Option], texts: tuple[str, ...]) -> Options:
+    """The same, where `NAME=` empties a list or a table, as in a unit of systemd's."""
+    options: Options = {}
+    rest = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        option = find_option(table, name) if equals and not value else None
+        if option is not None and option.signature in ("as", "a{ss}"):
+            options[option.dbus_name] = Typed(option.signature, [] if option.signature == "as" else {})
+        else:
+            rest.append(text)
+    return options | parse_assignments(table, tuple(rest))
 
 
 def _joined(before: Typed, typed: Typed) -> Typed:
