@@ -42,6 +42,7 @@ LAYERS = [
         "mac",
     },
     {"model"},
+    {"document"},
     {"commands", "units", "hardening", "config", "store", "image"},
     {
         "supervisor",
@@ -89,6 +90,7 @@ OF_THE_CLIENT = {
     "files",
     "prerequisites",
     "journal",
+    "document",
 }
 """What vfsctl shares with the daemon: words and checks, nothing that runs."""
 DBUS = {"bus", "systemd1", "cli.proxy", "lean"}
