@@ -10,12 +10,14 @@ import click
 from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
 from vfsd.cli.common import add_method, add_remove, add_set, add_views
 from vfsd.cli.errors import CliError
+from vfsd.cli.imports.command import import_machine
 from vfsd.cli.lazy import Group
 from vfsd.cli.objects import MACHINE, object_of, say, state_text, with_steps
 from vfsd.cli.options import MACHINE_FLAGS, MACHINE_REST
 from vfsd.cli.output import Column, clean, print_json, size
 from vfsd.cli.progress import spinning
 from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.transfer import add_export
 from vfsd.cli.values import Options, Typed, parse_timespan
 from vfsd.model import MACHINE_OPTIONS
 
@@ -202,6 +204,10 @@ def attach(session: Session, name: str, share: str, mount_point: str | None) -> 
 def detach(session: Session, name: str, share: str) -> None:
     """Take the SHARE from the machine NAME; one made with the machine is removed."""
     session.run(lambda client: MACHINE.call(client, name, "DetachShare", "s", share))
+
+
+add_export(machine, MACHINE)
+machine.add_command(import_machine)
 
 
 def machine_row(item: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from vfsd.cli.objects import HIDDEN, SHARE, object_of, say
 from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
 from vfsd.cli.output import Column, print_json, size
 from vfsd.cli.session import Session, global_options, pass_session
+from vfsd.cli.transfer import add_export, add_import
 from vfsd.cli.values import Typed, absolute
 from vfsd.model import SHARE_OPTIONS
 
@@ -89,6 +90,10 @@ def space(session: Session, name: str) -> None:
         print_json({"Size": total, "Free": free})
     else:
         click.echo(f"{size(total)}, {size(free)} free")
+
+
+add_export(share, SHARE)
+add_import(share)
 
 
 def share_row(item: dict[str, Any]) -> list[str]:
