@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,14 @@ def ok(vfsd: Vfsd, *arguments: str, **options: Any) -> str:
 class Terminal:
     """vfsctl on a terminal of its own."""
 
-    def __init__(self, vfsd: Vfsd, *arguments: str, columns: int = 80) -> None:
+    def __init__(
+        self, vfsd: Vfsd, *arguments: str, columns: int = 80, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._main, self._terminal = pty.openpty()
         self.resize(24, columns)
         self.before = termios.tcgetattr(self._terminal)
-        argv = vfsd.argv(["env", "-u", "COLUMNS", "TERM=xterm", "vfsctl", *arguments])
+        more = [f"{name}={value}" for name, value in (environment or {}).items()]
+        argv = vfsd.argv(["env", "-u", "COLUMNS", "TERM=xterm", *more, "vfsctl", *arguments])
         # setsid makes it the controlling terminal, from which Ctrl-C would come if it were not raw
         self.process = subprocess.Popen(
             ["setsid", "--ctty", "--wait", *argv],

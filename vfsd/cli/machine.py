@@ -9,6 +9,7 @@ import click
 
 from vfsd.cli.boot import SHARE_HELP, boot_options, machine_options
 from vfsd.cli.common import add_method, add_remove, add_set, add_views
+from vfsd.cli.edit import add_edit
 from vfsd.cli.errors import CliError
 from vfsd.cli.imports.command import import_machine
 from vfsd.cli.lazy import Group
@@ -206,6 +207,7 @@ def detach(session: Session, name: str, share: str) -> None:
     session.run(lambda client: MACHINE.call(client, name, "DetachShare", "s", share))
 
 
+add_edit(machine, MACHINE)
 add_export(machine, MACHINE)
 machine.add_command(import_machine)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli.common import add_method, add_remove, add_set, add_views
+from vfsd.cli.edit import add_edit
 from vfsd.cli.lazy import Group
 from vfsd.cli.objects import HIDDEN, SHARE, object_of, say
 from vfsd.cli.options import SHARE_FLAGS, SHARE_REST, collect, property_options
@@ -92,6 +93,7 @@ def space(session: Session, name: str) -> None:
         click.echo(f"{size(total)}, {size(free)} free")
 
 
+add_edit(share, SHARE)
 add_export(share, SHARE)
 add_import(share)
 
