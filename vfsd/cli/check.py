@@ -39,12 +39,14 @@ def check(session: Session, kernel: str | None, by_vfsd: bool, form: str | None)
     """
     if by_vfsd and kernel is not None:
         raise click.UsageError("--by-vfsd and --kernel exclude each other.")
-    results = _vfsds(session) if by_vfsd else _own(session, kernel)
+    if kernel is not None:
+        session.require_here("check --kernel", "vfsd itself looks at no kernel", f"check --kernel {kernel}")
+    results = _vfsds(session) if by_vfsd or session.host else _own(session, kernel)
     form = form or ("json" if session.json else "text")
     if form == "json":
         click.echo(to_json(results), nl=False)
     elif form == "markdown":
-        subject = f"{platform.node()}, {session.scope.value} services"
+        subject = f"{session.host or platform.node()}, {session.scope.value} services"
         click.echo(to_markdown(results, subject=subject), nl=False)
     else:
         _print_text(results)

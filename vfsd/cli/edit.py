@@ -89,6 +89,8 @@ class _Edit:
 
     def _refuse_files(self) -> None:
         """What a file of a configuration folder defines would be as before with the next Reload."""
+        if self._session.host:
+            return  # they can't be seen from here
         for folder in Paths.of(self._session.scope).config:
             path = folder / f"{self._kind.noun}s" / f"{self._name}.toml"
             if path.exists():

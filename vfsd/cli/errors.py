@@ -67,6 +67,10 @@ class CallFailed(Exception):  # it says what happened
 class Unreachable(Exception):  # the same
     """There is no bus to talk to; the message says which and why."""
 
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
 
 class Explanation(NamedTuple):
     """An error as it is shown."""
@@ -144,7 +148,7 @@ def explain(error: CallFailed, scope: Scope) -> Explanation:
 
 def explain_unreachable(error: Unreachable, scope: Scope) -> Explanation:
     """Put a missing bus into words."""
-    return Explanation(str(error), _other_bus(scope), Exit.UNREACHABLE)
+    return Explanation(str(error), error.hint or _other_bus(scope), Exit.UNREACHABLE)
 
 
 def _denied(message: str, scope: Scope) -> Explanation:

@@ -48,6 +48,7 @@ def install_files(session: Session, remove: bool) -> None:
     Only for a vfsd that pip or pipx installed: a distribution's package has put its files in place. A file that is
     there already, and that this command did not put there, is named and left alone.
     """
+    session.require_here("install-files", "it is for this user's home", "install-files")
     if session.scope is not Scope.USER:
         raise CliError(
             "a wheel is installed for a user, not for the system",

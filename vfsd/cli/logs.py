@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from vfsd import names
+from vfsd.cli import remote
 from vfsd.cli.errors import CallFailed, CliError, Unreachable
 from vfsd.cli.objects import MACHINE, SHARE, object_of
 from vfsd.cli.output import clean
@@ -44,10 +46,12 @@ def logs(session: Session, name: str, follow: bool, lines: int | None, since: st
     session.ask = False
     subject = _subject(session, name)
     command = ["journalctl", *_arguments(follow, lines, since, as_json=session.json)]
-    command += matches(session.scope, subject, os.getuid())
+    command += matches(session.scope, subject, None if session.host else os.getuid())
+    if session.host:
+        command = remote.ssh_command(session.host, shlex.join(command))
     program = shutil.which(command[0])
     if program is None:
-        raise CliError("there is no journalctl here to read the journal with", "it is part of systemd.")
+        raise CliError(f"there is no {command[0]} here", "install it, or correct the environment.")
     sys.stdout.flush()
     os.execv(program, command)  # noqa: S606  # no shell is wanted
 

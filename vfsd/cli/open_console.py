@@ -25,6 +25,8 @@ def console(session: Session, name: str) -> int:
     guest's. Its terminal gets the size of this one if the guest has an agent.
     """
 
+    session.require_here("console", "a file descriptor does not go through ssh", f"console {name}")
+
     async def body(client: Client) -> int:
         # asyncio is slow to import, and --help needs none.
         from vfsd.cli.visitor import Visitor  # noqa: PLC0415

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from dbus_next.errors import AuthError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
-from vfsd.cli import terminal_agent
+from vfsd.cli import remote, terminal_agent
 from vfsd.cli.errors import (
     DISCONNECTED,
     INVALID_ARGS,
@@ -267,11 +268,13 @@ def run(
     *,
     descriptors: bool = False,
     ask: bool = True,
+    host: str = "",
 ) -> T:
     """Run `body` with a connection to that bus, and close it.
 
     :param descriptors: whether answers may be file descriptors.
     :param ask: whether somebody who is at a terminal may be asked to authenticate.
+    :param host: [USER@]HOST if the bus is that of another host.
     :raise Unreachable: there is no bus.
     """
 
@@ -282,7 +285,16 @@ def run(
         finally:
             client.close()
 
-    return asyncio.run(connected())
+    async def bridged() -> T:
+        through = remote.bridge(host, scope)
+        client = await _connect_through(through, host, scope)
+        try:
+            return await body(client)
+        finally:
+            client.close()
+            await asyncio.to_thread(through.end)
+
+    return asyncio.run(bridged() if host else connected())
 
 
 async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) -> Client:
@@ -299,6 +311,43 @@ async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) 
         reason = getattr(error, "strerror", None) or error
         raise Unreachable(f"there is no {what.split(' ', 1)[1]} to talk to: {reason}") from None
     return Client(bus, asks=terminal_agent.wanted(scope, ask))
+
+
+class _BridgedBus(MessageBus):
+    """A bus at the other end of a socket that is connected already."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        super().__init__(bus_address="unix:path=/bridged")
+
+    def _setup_socket(self) -> None:
+        self._sock = self._connection
+        self._sock.setblocking(False)
+        self._stream = self._sock.makefile("rwb")
+        self._fd = self._sock.fileno()
+
+    async def _auth_readline(self) -> str:
+        """The library's waits for ever for a line from somebody who has gone."""
+        line = b""
+        while not line.endswith(b"\r\n"):
+            data = await asyncio.get_running_loop().sock_recv(self._sock, 1)
+            if not data:
+                raise EOFError
+            line += data
+        return line.decode()
+
+
+async def _connect_through(through: remote.Bridge, host: str, scope: Scope) -> Client:
+    """:raise Unreachable: there is no such bus, or ssh does not get there."""
+    bus = _BridgedBus(through.socket)
+    try:
+        # somebody may have to type a password for ssh
+        await asyncio.wait_for(bus.connect(), AUTHENTICATION_TIMEOUT)
+    except (OSError, EOFError, AuthError, TimeoutError):
+        bus.disconnect()
+        through.socket.close()
+        raise remote.unreachable(host, scope, await asyncio.to_thread(through.end)) from None
+    return Client(bus)
 
 
 def owner_rule(name: str) -> str:

@@ -40,6 +40,7 @@ def run(session: Session, /, name: str | None, command: str | None, **given: Any
     # asyncio is slow to import, and --help needs none.
     from vfsd.cli.runner import Plan, Runner  # noqa: PLC0415
 
+    session.require_here("run", "its console is a socket of that host", "run …")
     options = machine_options(BOOT_FLAGS, given)
     if not options.keys() & {"Builtin", "Kernel", "Image"}:
         raise click.UsageError("Nothing to boot: give --builtin, --kernel or --image.")

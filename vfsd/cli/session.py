@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from vfsd.cli.errors import CliError, Exit
 from vfsd.names import Scope
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Session:
     chosen: Scope | None = None
     json: bool = False
     legend: bool = True
+    host: str = ""
+    """[USER@]HOST whose vfsd is meant; "" for this host."""
     ask: bool = True
     """Whether somebody may be asked to authenticate."""
     failure_code: int | None = None
@@ -41,12 +44,28 @@ class Session:
     @property
     def scope(self) -> Scope:
         """Whose vfsd is meant."""
-        return self.chosen or default_scope()
+        return self.chosen or self._default
 
     @property
     def flag(self) -> str:
-        """The option that names the bus in a command line which is shown to be copied; "" for the default."""
-        return f"--{self.scope.value} " if self.scope is not default_scope() else ""
+        """The options that name the bus in a command line which is shown to be copied; "" for the default."""
+        host = f"--host {self.host} " if self.host else ""
+        return host + (f"--{self.scope.value} " if self.scope is not self._default else "")
+
+    @property
+    def _default(self) -> Scope:
+        """As with systemctl, another host's system is meant, whoever calls."""
+        return Scope.SYSTEM if self.host else default_scope()
+
+    def require_here(self, what: str, why: str, instead: str = "") -> None:
+        """Refuse what can't be done on another host. :param instead: a command that can be run there.
+
+        :raise CliError: --host was given.
+        """
+        if self.host:
+            whose = f" --{self.scope.value}" if self.chosen else ""
+            hint = f'"ssh -t {self.host} vfsctl{whose} {instead}" does it there.' if instead else ""
+            raise CliError(f"{what} can't be done over --host: {why}", hint, Exit.USAGE)
 
     @property
     def interactive(self) -> bool:
@@ -62,9 +81,10 @@ class Session:
         # dbus_next and asyncio cost as much as the rest of vfsctl together; only who calls the bus pays.
         from vfsd.cli import proxy, terminal_agent  # noqa: PLC0415
 
-        agent = terminal_agent.listening() if terminal_agent.wanted(self.scope, self.ask) else nullcontext()
+        ask = self.ask and not self.host
+        agent = terminal_agent.listening() if terminal_agent.wanted(self.scope, ask) else nullcontext()
         with agent:
-            return proxy.run(self.scope, body, descriptors=descriptors, ask=self.ask)
+            return proxy.run(self.scope, body, descriptors=descriptors, ask=ask, host=self.host)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
@@ -90,6 +110,13 @@ def _choose_flag(ctx: click.Context, param: click.Parameter, value: bool) -> Non
             session.legend = False
 
 
+def _choose_host(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001  # click's
+    if value:
+        from vfsd.cli import remote  # noqa: PLC0415
+
+        ctx.ensure_object(Session).host = ctx.meta[remote.KEY] = remote.check(value)
+
+
 def global_options(command: Decorated) -> Decorated:
     """The options that stand before and, because people type them there, after the command."""
     for flag, help_text, callback in (
@@ -102,4 +129,7 @@ def global_options(command: Decorated) -> Decorated:
         command = click.option(
             flag, is_flag=True, expose_value=False, is_eager=True, help=help_text, callback=callback
         )(command)
-    return command
+    return click.option(
+        "--host", "-H", metavar="[USER@]HOST", expose_value=False, is_eager=True, callback=_choose_host,
+        help="Talk to the vfsd of another host, through ssh.",
+    )(command)  # fmt: skip

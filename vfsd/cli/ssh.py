@@ -43,6 +43,8 @@ def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
     others by a forwarded port. The exit code is that of ssh.
     """
 
+    session.require_here("ssh", "the guest's port and the key are on that host", f"ssh {name}")
+
     async def body(client: Client) -> dict[str, Any]:
         return await MACHINE.show(client, name)
 

@@ -187,8 +187,15 @@ def _details(session: Session, name: str, machines: Named, shares: Named) -> int
         _title(kind, item)
         pairs = machine_details(item, shares) if kind is MACHINE else share_details(item)
         unit = item["Unit"] if kind is MACHINE else item["ServiceUnit"]
-        print_details([*pairs, ("Journal", journal_command(session.scope, f"'{unit}'"))])
+        print_details([*pairs, ("Journal", _journal(session, name, unit))])
     return Exit.DONE
+
+
+def _journal(session: Session, name: str, unit: str) -> str:
+    """A command that shows it."""
+    if session.host:
+        return f"vfsctl {session.flag}logs {name}"
+    return journal_command(session.scope, f"'{unit}'")
 
 
 def _title(kind: Kind, item: Mapping[str, Any]) -> None:

@@ -47,6 +47,7 @@ def tray(session: Session) -> int:
     comes and goes, which it starts only when told to. Of the system's vfsd
     (--system) the desktop asks for a password when something is to be done.
     """
+    session.require_here("tray", "it shows what is on this desktop's host")
     ask, session.ask = session.ask, False  # by the desktop, if at all, and not on a terminal
     return session.run(lambda client: _run(client, session.scope, ask))
 

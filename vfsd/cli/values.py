@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vfsd.cli import remote
 from vfsd.cli.errors import CliError, Exit
 
 if TYPE_CHECKING:
@@ -191,12 +192,16 @@ def own_words(command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def absolute(path: str) -> str:
-    """An absolute path for vfsd, which has another working directory.
+    """An absolute path for vfsd, which has another working directory, and may be on another host.
 
     Symbolic links stay, except before a `..`, where only the target tells what is meant.
     """
     if not path:
         raise _wrong("the path is empty")
+    if host := remote.named():
+        if not path.startswith("/"):
+            raise _wrong(f'"{path}" is not an absolute path', f"begin it with /: it is a path of {host}.")
+        return path
     if ".." in Path(path).parts:
         return os.path.realpath(path)
     return os.path.abspath(path)  # noqa: PTH100  # Path.absolute() keeps "./" and "//"

@@ -53,6 +53,7 @@ def view(session: Session, name: str) -> int:
     VFSD_VIEWER in the environment names another viewer; it is called with
     spice+unix://PATH, or with the PATH of the socket for VNC.
     """
+    session.require_here("view", "a display is a socket of that host", f"view {name}")
     found = session.run(lambda client: MACHINE.show_all(client, name))
     kind, path = display_of(found)
     command = viewer_command(kind, path)
