@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +20,12 @@ EDITED = r"What you wrote is kept in (\S+);"
 
 
 @pytest.fixture
-def written(vfsd: Vfsd, tmp_path: Path) -> Path:
+def written() -> Iterator[Path]:
     """A folder for files that the scope's user reads."""
-    folder = tmp_path / "written"
-    folder.mkdir()
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o755)
-    return folder
+    made = Path(tempfile.mkdtemp(prefix="vfsd-written-", dir="/srv"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
 
 
 def edit(vfsd: Vfsd, kind: str, name: str, command: str) -> tuple[int, str, str]:

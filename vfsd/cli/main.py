@@ -41,6 +41,7 @@ COMMANDS = {
     "guest-config": LazyCommand(
         "vfsd.cli.guest_config:guest_config", "What to write into a guest that mounts its shares."
     ),
+    "top": LazyCommand("vfsd.cli.top:top", "What machines and shares use, as it changes."),
     "logs": LazyCommand("vfsd.cli.logs:logs", "The journal of a machine or share, in one stream."),
     "monitor": LazyCommand("vfsd.cli.monitor:monitor", "Print what happens as it happens."),
     "tray": LazyCommand("vfsd.cli.tray:tray", "An icon with a menu in the desktop's panel."),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -88,6 +88,14 @@ def print_details(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def _print_plain(columns: Sequence[Column], rows: list[list[str]], legend: bool) -> None:
+    for line in table_lines(columns, rows, legend=legend):
+        click.echo(line)
+
+
+def table_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, legend: bool = True
+) -> Iterator[str]:
+    """The lines of a plain table."""
     lines = [[column.title for column in columns], *rows] if legend else rows
     widths = [max((len(line[index]) for line in lines), default=0) for index in range(len(columns))]
     for line in lines:
@@ -95,7 +103,7 @@ def _print_plain(columns: Sequence[Column], rows: list[list[str]], legend: bool)
             f"{cell:>{width}}" if column.right else f"{cell:<{width}}"
             for cell, width, column in zip(line, widths, columns, strict=True)
         )
-        click.echo("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
 
 
 def _print_fitted(columns: Sequence[Column], rows: list[list[str]], legend: bool) -> None:
