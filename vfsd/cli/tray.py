@@ -235,11 +235,10 @@ class Tray:
         in_terminal("vfsctl", f"--{self._scope.value}", "console", object_of(path)[1])
 
     async def _show_log(self, path: str) -> None:
-        item = self._item(path)
-        unit = item.get("Unit") or item.get("ServiceUnit") or "vfsd.service"
-        option = "--user-unit" if self._scope is Scope.USER else "--unit"
         # a pager would end with a log that fits on its screen, and the terminal with it
-        in_terminal("journalctl", "--lines=1000", "--follow", f"{option}={unit}")
+        in_terminal(
+            "vfsctl", f"--{self._scope.value}", "logs", "--lines=1000", "--follow", object_of(path)[1]
+        )
 
     async def _quit(self, _: str) -> None:
         self._ended.set()
