@@ -91,6 +91,10 @@ def test_shares_and_machines_of_another_host(vfsd: Vfsd, folder: Path, ssh: Path
     # a program in the guest: what it gets and says is in messages, not in descriptors
     done = wait_for(lambda: run_in(vfsd, ssh, "cat"), "the guest's agent answers", 60)
     assert done.out == "typed"
+    used = remote(vfsd, ssh, "top").out.splitlines()[1].split()
+    assert used[0] == "dev"
+    assert used[2].endswith("%"), "systemd there has counted it"
+    assert used[4:] == ["-", "-"]
     logged = remote(vfsd, ssh, "logs", "dev", "-n", "1000")
     assert "running" in logged.out, logged.err
     assert "vfsd built-in guest" in logged.out, "the guest's console, too"
