@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vfsd.cli.errors import CliError, Exit
 from vfsd.cli.imports import libvirt, qemu, shell, virtiofsd
 from vfsd.cli.imports.words import properties
 from vfsd.cli.main import main
+from vfsd.names import Scope
 
 LIBVIRT = """\
 <domain type='kvm'>
@@ -321,6 +325,43 @@ def test_what_is_no_machine(
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
+
+
+WORDS = st.sampled_from([
+    *("-m", "-smp", "-drive", "-device", "-netdev", "-blockdev", "-fw_cfg", "-smbios", "-chardev", "-name", "-machine"),
+    *("-nic", "-display", "-", "--", "=,", "1G", "user", "bridge", "{}", "[]", "cpus=0x1", "9999999999999"),
+    *("file=/x,if=none,id=d", "virtio-blk-pci,drive=d", "vhost-user-fs-pci,tag=a,chardev=c", "socket,id=c,path=/s"),
+    *("user,hostfwd=:-", '{"file":{"filename":1}}', "type=11,value=io.systemd.credential.binary:a=?"),
+])  # fmt: skip
+
+
+@given(st.lists(st.one_of(WORDS, st.text(max_size=8)), max_size=8))
+def test_any_words_make_a_machine_or_one_sentence(words: list[str]) -> None:
+    with contextlib.suppress(CliError):
+        qemu.read(words, {}).spec("m", Scope.USER)
+    virtiofsd.read(words)
+    with contextlib.suppress(CliError):
+        list(shell.commands(" ".join(words)))
+
+
+ELEMENTS = st.recursive(
+    st.sampled_from([
+        "<memory/>", "<vcpu>2</vcpu>", "<name>a</name>", "<source dir='/a'/>", "<target dir='t'/>", "<disk/>",
+        "<idmap/>", "<interface type='user'><portForward><range/></portForward></interface>", "<binary/>", "text",
+        "<openfiles max='99999999999999999999999'/>", "<thread_pool size='-1'/>",
+    ]),
+    lambda inner: st.builds(
+        "<{0}>{1}{2}</{0}>".format,
+        st.sampled_from(["os", "devices", "filesystem", "binary", "idmap", "disk", "graphics", "cpu"]), inner, inner,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(ELEMENTS, ELEMENTS)
+def test_any_domain_makes_a_machine_or_one_sentence(first: str, second: str) -> None:
+    with contextlib.suppress(CliError):
+        libvirt.read(f"<domain>{first}<devices>{second}</devices></domain>").spec("m", Scope.USER)
 
 
 def test_toml_comes_out_as_it_went_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,10 @@ def add_edit(group: click.Group, kind: Kind) -> None:
     @group.command(help=f"Change the definition of a {kind.noun} as TOML, in the editor of VISUAL or EDITOR.")
     @click.argument("name")
     @click.option(
-        "--file", metavar="FILE", help="Take what is wanted from FILE instead; - reads standard input."
+        "--file",
+        metavar="FILE",
+        type=click.Path(),
+        help="Take what is wanted from FILE; - reads standard input.",
     )
     @global_options
     @pass_session

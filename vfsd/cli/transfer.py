@@ -61,7 +61,7 @@ def add_import(group: click.Group) -> None:
     """`share import FILE`."""
 
     @group.command("import", help="Make a share from TOML; - reads standard input.")
-    @click.argument("file")
+    @click.argument("file", type=click.Path())
     @click.option("--name", metavar="NAME", help="Its name. Default: that of the file.")
     @click.option("--dry-run", is_flag=True, help="Make nothing; print what would be made, as TOML.")
     @click.option("--persistent", is_flag=True, help="Keep the definition across a reboot.")

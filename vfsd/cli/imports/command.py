@@ -39,7 +39,7 @@ What can't be taken over is told on standard error, a line each.
 @click.option("--from", "form", type=click.Choice(FORMS), help="What FILE is. Default: what it looks like.")
 @click.option("--dry-run", is_flag=True, help="Make nothing; print what would be made, as TOML.")
 @click.option("--persistent", is_flag=True, help="Keep the definition across a reboot.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.UNPROCESSED)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
 @global_options
 @pass_session
 def import_machine(

@@ -12,6 +12,7 @@ from vfsd.errors import InvalidArgs, VfsdError
 from vfsd.forward import Forward
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec
 from vfsd.names import Scope
+from vfsd.options import Option
 
 NINE_P = "it was a 9p share: let the guest mount the tag with type virtiofs"
 ONE_NETWORK = "vfsd gives a machine one network card"
@@ -29,7 +30,7 @@ class FoundShare:
 
     def set(self, name: str, value: Any) -> None:
         """Set an option by its D-Bus name."""
-        self.options[name] = Typed(SHARE_OPTIONS[name].signature, value)
+        self.options[name] = _typed(SHARE_OPTIONS[name], value)
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Found:
 
     def set(self, name: str, value: Any) -> None:
         """Set an option by its D-Bus name."""
-        self.options[name] = Typed(MACHINE_OPTIONS[name].signature, value)
+        self.options[name] = _typed(MACHINE_OPTIONS[name], value)
 
     def leave(self, what: str, why: str = "") -> None:
         """Note what is not taken over."""
@@ -105,3 +106,10 @@ class Found:
             return MachineSpec.from_options(name, scope, options)
         except VfsdError as error:
             raise CliError(f"no machine can be made of it: {error}", "correct that there.") from None
+
+
+def _typed(option: Option, value: Any) -> Typed:
+    """:raise CliError: the bus has no room for it."""
+    if not option.fits(value):
+        raise CliError(f"{option.dbus_name} can't be {value}", "correct that there.")
+    return Typed(option.signature, value)
