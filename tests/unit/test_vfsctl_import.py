@@ -214,6 +214,21 @@ def test_a_runner_of_microvm(
     assert len(left) == 13, left
 
 
+def test_what_stands_beside_the_runner_of_microvm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tmp_path / "share/microvm/virtiofs/src"
+    notes.mkdir(parents=True)
+    (notes / "socket").write_text("box-virtiofs-src.sock\n")
+    (notes / "source").write_text("/srv/my src\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/microvm-run").write_text(MICROVM)
+    made, left = imported(capsys, str(tmp_path / "bin/microvm-run"))
+    assert made["shares"][0] == {"source": "/srv/my src", "tag": "src"}
+    assert "virtiofsd's options, as its command line is not given, of share src." in left
+    (tmp_path / "daemon").write_text(VIRTIOFSD)
+    made, _ = imported(capsys, str(tmp_path / "bin/microvm-run"), str(tmp_path / "daemon"))
+    assert made["shares"][0]["read_only"] is True
+
+
 def test_a_share_without_its_virtiofsd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text(MICROVM)
     made, left = imported(capsys, str(tmp_path / "run"))

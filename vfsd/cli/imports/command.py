@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from vfsd.cli.transfer import STANDARD_INPUT, finish, name_for, read_text, repor
 from vfsd.model import MachineSpec
 from vfsd.names import Scope, is_machine_name, make_name
 
+if TYPE_CHECKING:
+    from vfsd.cli.imports.virtiofsd import Served
+
 _PROGRAM = re.compile(r"qemu-system-[\w-]+|qemu-kvm")
 FORMS = ("toml", "libvirt", "qemu")
 FORMS_HELP = """\
@@ -28,7 +32,7 @@ FILE is one of these; - reads standard input:
   libvirt's XML of a domain, as "virsh dumpxml" prints it
   a shell script or command line that starts QEMU, such as microvm.nix's
   microvm-run; give what starts its virtiofsds too (virtiofsd-run's
-  supervisord.conf, or a script): which directory a tag is, only they tell
+  supervisord.conf, or a script): how a directory is served, only they tell
 Instead of files there may be a command line: -- qemu-system-x86_64 …
 What can't be taken over is told on standard error, a line each.
 """
@@ -66,7 +70,7 @@ def _read(files: Sequence[str], name: str | None, form: str | None, scope: Scope
         if form == "toml":
             _only_one(files)
             return _from_toml(texts[0], name_for(MACHINE, name, files[0]), files[0], scope)
-        found = _from_libvirt(files, texts) if form == "libvirt" else _from_scripts(texts)
+        found = _from_libvirt(files, texts) if form == "libvirt" else _from_scripts(files, texts)
         name = name_for(MACHINE, name, _own_name(found), files[0])
     report("Not taken over", found.left)
     return found.spec(name, scope)
@@ -111,18 +115,24 @@ def _from_libvirt(files: Sequence[str], texts: Sequence[str]) -> Found:
     return libvirt.read(texts[0])
 
 
-def _from_scripts(texts: Sequence[str]) -> Found:
-    from vfsd.cli.imports import shell  # noqa: PLC0415
+def _from_scripts(files: Sequence[str], texts: Sequence[str]) -> Found:
+    from vfsd.cli.imports import shell, virtiofsd  # noqa: PLC0415
 
-    return _from_commands([words for text in texts for words in shell.commands(text)])
+    beside = {
+        one.socket: one for file in files if file != STANDARD_INPUT for one in virtiofsd.beside(Path(file))
+    }
+    return _from_commands([words for text in texts for words in shell.commands(text)], beside)
 
 
-def _from_commands(commands: Iterable[list[str]]) -> Found:
-    """The one QEMU among commands, with the directories that the virtiofsds among them serve."""
+def _from_commands(commands: Iterable[list[str]], beside: Mapping[str, Served] | None = None) -> Found:
+    """The one QEMU among commands, with the directories that the virtiofsds among them serve.
+
+    :param beside: what is known of virtiofsds whose commands are not given, by their sockets.
+    """
     from vfsd.cli.imports import qemu, virtiofsd  # noqa: PLC0415
 
     machines: list[list[str]] = []
-    served: dict[str, virtiofsd.Served] = {}
+    served = dict(beside or {})
     for words in commands:
         names = [PurePath(word).name for word in words]
         at = next((place for place, word in enumerate(words) if _is_qemu(word)), None)

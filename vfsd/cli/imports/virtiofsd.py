@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vfsd.cli.errors import CliError
 from vfsd.cli.imports.found import FoundShare
@@ -84,6 +85,19 @@ def read(words: Sequence[str]) -> Served | None:
         return Served(socket, FoundShare(""), [*left, f"{_shown('shared-dir', source)} ({SHELL})"])
     share.source = absolute(source)
     return Served(socket, share, left)
+
+
+def beside(script: Path) -> Iterator[Served]:
+    """What microvm.nix notes beside its scripts: the source and the socket of each share, not how it is served."""
+    for folder in sorted(script.absolute().parent.parent.glob("share/microvm/virtiofs/*")):
+        try:
+            source, socket = (
+                (folder / name).read_text(encoding="utf-8").strip() for name in ("source", "socket")
+            )
+        except (OSError, UnicodeDecodeError):
+            continue
+        if source and "$" not in source:
+            yield Served(socket, FoundShare(absolute(source)), ["options, as its command line is not given,"])
 
 
 def _shown(name: str, value: str) -> str:
