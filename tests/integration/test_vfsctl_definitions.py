@@ -168,6 +168,8 @@ def test_what_a_running_machine_can_not_change_is_told_and_kept(vfsd: Vfsd) -> N
         assert "vfsd-machine-dev.service" in logged, "systemd's entries, too"
         ok(vfsd, "machine", "kill", "dev")
         ok(vfsd, "machine", "edit", "dev", "--file", str(kept))
+        unknown = vfsctl(vfsd, "logs", "nobody", "-n", "1")
+        assert unknown.err.startswith('There is no machine or share "nobody" now; ')
     finally:
         kept.unlink()
     shown = vfsctl(vfsd, "machine", "show", "dev", "--json").json()

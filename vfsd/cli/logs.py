@@ -72,7 +72,9 @@ def _subject(session: Session, name: str) -> Subject:
         return session.run(body)
     except (CallFailed, Unreachable) as error:
         if session.legend:
-            click.echo(clean(f"{error}; this is what the journal has under that name."), err=True)
+            text = str(error)
+            told = f"{text[:1].upper()}{text[1:]}; this is what the journal has under that name."
+            click.echo(clean(told), err=True)
         return Subject(name, (name,))
 
 

@@ -34,7 +34,8 @@ FILE is one of these; - reads standard input:
   microvm-run; give what starts its virtiofsds too (virtiofsd-run's
   supervisord.conf, or a script): how a directory is served, only they tell
 Instead of files there may be a command line: -- qemu-system-x86_64 …
-What can't be taken over is told on standard error, a line each.
+What can't be taken over is told on standard error, a line each; for QEMU's
+own options the property ExtraArguments is there.
 """
 
 
