@@ -3,7 +3,7 @@
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome dist-kde dist-pypi
+.PHONY: help demo test test-desktop lint bench lab-shell install uninstall clean each-file bundle dist-gnome dist-kde dist-pypi manual
 
 DESTDIR =
 PREFIX = /usr
@@ -63,6 +63,9 @@ dist-pypi: ## The source distribution and the wheel for PyPI, in dist/ (needs se
 	@$(PYTHON) -c 'from setuptools import build_meta; build_meta.build_sdist("dist"); build_meta.build_wheel("dist")' \
 		>build/pypi.log 2>&1 || { tail -n 5 build/pypi.log >&2; echo "Are setuptools and wheel there, for $(PYTHON)?" >&2; exit 1; }
 	@rm -rf build/lib build/bdist.* vfsd.egg-info
+
+manual: ## Write org.vfsd1(5) anew from what it is made of: the interfaces, the errors and the journal's catalog
+	@$(PYTHON) -B packaging/manual/generate
 
 lab-shell: ## A root shell in a fresh lab with vfsd installed
 	@tests/lab/prepare
