@@ -14,8 +14,14 @@ import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
+
+from vfsd.config import load_machines, load_shares
+from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
+from vfsd.names import Scope
+from vfsd.options import Option
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAN = PROJECT / "packaging/man"
@@ -82,10 +88,133 @@ def journal_fields() -> set[str]:
     return fields
 
 
+def sections(page: str) -> dict[str, str]:
+    """The text of a page's sections by their headings."""
+    parts = re.split(r"^\.Sh (.*)\n", (MAN / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def test_each_field_of_the_journal_is_documented() -> None:
-    page = (MAN / "org.vfsd1.5").read_text(encoding="utf-8")
-    section = re.split(r"^\.Sh (.*)\n", page, flags=re.MULTILINE)
-    text = dict(zip(section[1::2], section[2::2], strict=True))["JOURNAL"]
-    headings = re.findall(r"^\.It Li (.*=.*)$", text, re.MULTILINE)
+    headings = re.findall(r"^\.It Li (.*=.*)$", sections("org.vfsd1.5")["JOURNAL"], re.MULTILINE)
     told = {word.rstrip("=") for heading in headings for word in heading.split() if word != ","}
     assert told == journal_fields()
+
+
+# vfsd.share(5) and vfsd.machine(5)
+
+
+class Kind(NamedTuple):
+    """Definition files of one kind, and the page about them."""
+
+    page: str
+    options: dict[str, Option]
+    besides: dict[str, str]
+    """Keys that are no options, and what is said of them."""
+    default: Any
+    needed: str
+    """What an example needs besides, if it does not say so itself."""
+
+
+KINDS = {
+    "shares": Kind(
+        "vfsd.share.5",
+        dict(SHARE_OPTIONS),
+        {"source": "text , required"},
+        ShareSpec(name="a", source="/a"),
+        'source = "/srv"\n',
+    ),
+    "machines": Kind(
+        "vfsd.machine.5", dict(MACHINE_OPTIONS), {"shares": "list of tables"}, MachineSpec(name="a"), ""
+    ),
+}
+_NUMBER = {"u": "number", "t": "number"}
+_TYPES = {"s": "text", "b": "boolean", "as": "list of texts", "a{ss}": "table of texts", **_NUMBER}
+
+
+def facts(option: Option, default: Any) -> str:
+    """What the heading of a key has to say: its type, and its default if that is not empty and always the same."""
+    kind = _TYPES[option.signature]
+    if option.field in ("memory", "memory_max"):
+        kind = "size"
+    elif option.field.endswith("_usec"):
+        kind = "microseconds"
+    value = option.to_dbus(default)
+    if option.signature == "b":
+        shown = str(value).lower()
+    elif option.field == "memory":
+        shown = f"{value >> 30}G"
+    elif isinstance(value, str):
+        shown = f"\\(dq{value}\\(dq" if value and option.field not in ("tag", "sandbox") else ""
+    else:
+        shown = "" if value in ([], {}) else str(value)
+    return f"{kind} , default {shown}" if shown else kind
+
+
+def items(text: str) -> dict[str, tuple[str, str]]:
+    """The keys that a page documents: what the heading says, and the text below it."""
+    parts = re.split(r"^\.It Li (\w+) Pq (.*)\n", text, flags=re.MULTILINE)
+    return {
+        name: (said, body) for name, said, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    }
+
+
+def examples(body: str) -> str:
+    """The TOML that is shown."""
+    lines = re.findall(r"^\.Dl (.*)$", body, re.MULTILINE)
+    blocks = re.findall(r"^\.Bd -literal -offset indent\n(.*?)^\.Ed$", body, re.MULTILINE | re.DOTALL)
+    return "\n".join([*lines, *blocks]).replace("\\(dq", '"')
+
+
+def read(folder: Path, kind: str, text: str) -> list[Any]:
+    """What vfsd makes of a file with that text, and what it finds wrong."""
+    file = folder / kind / "example.toml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    found: list[Any] = []
+    load = load_shares if kind == "shares" else load_machines
+    found += [spec for _, spec in load([folder], Scope.USER, lambda _, reason: found.append(reason))]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_key_is_documented(kind: str) -> None:
+    page, options, besides, default, _ = KINDS[kind]
+    documented = {name: said for name, (said, _) in items(sections(page)["KEYS"]).items()}
+    assert documented == {option.field: facts(option, default) for option in options.values()} | besides
+
+
+def test_defaults_that_depend_are_told() -> None:
+    documented = items(sections("vfsd.share.5")["KEYS"])
+    for name in ("tag", "sandbox"):
+        assert "\nDefault: " in documented[name][1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_key_has_an_example_that_vfsd_takes(kind: str, tmp_path: Path) -> None:
+    for name, (_, body) in items(sections(KINDS[kind].page)["KEYS"]).items():
+        text = examples(body)
+        assert re.search(rf"^(\[\[)?{name}\b", text, re.MULTILINE), f"{name} has no example"
+        needed = "" if "source =" in text else KINDS[kind].needed
+        [spec] = read(tmp_path, kind, needed + text)
+        assert not isinstance(spec, str), f"{name}: {spec}"
+        if name not in ("source", "shares"):
+            assert getattr(spec, name) != getattr(KINDS[kind].default, name) or name == "sandbox"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_choice_is_documented(kind: str) -> None:
+    documented = items(re.sub(r"^\.Dl .*\n", "", sections(KINDS[kind].page)["KEYS"], flags=re.MULTILINE))
+    for option in KINDS[kind].options.values():
+        for choice in getattr(option.parse, "__members__", {}).values():
+            assert f"\\(dq{choice}\\(dq" in documented[option.field][1], f"{option.field} = {choice}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_examples_of_whole_files_are_taken(kind: str, tmp_path: Path) -> None:
+    found = re.findall(
+        r"^\.Bd .*?\n(.*?)^\.Ed", sections(KINDS[kind].page)["EXAMPLES"], re.MULTILINE | re.DOTALL
+    )
+    assert len(found) == 2
+    for text in found:
+        [spec] = read(tmp_path, kind, text)
+        assert not isinstance(spec, str), spec
