@@ -11,13 +11,16 @@ import importlib.util
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
+from vfsd.cli.main import cli
 from vfsd.config import load_machines, load_shares
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
 from vfsd.names import Scope
@@ -218,3 +221,71 @@ def test_the_examples_of_whole_files_are_taken(kind: str, tmp_path: Path) -> Non
     for text in found:
         [spec] = read(tmp_path, kind, text)
         assert not isinstance(spec, str), spec
+
+
+# vfsctl(1)
+
+_MACROS = {"Ar", "Fl", "Oo", "Op", "Oc", "Ns"}
+
+
+class Verb(NamedTuple):
+    """What vfsctl(1) says of a command."""
+
+    options: set[str]
+    """Those of its headings."""
+    text: str
+
+
+def verbs() -> dict[str, Verb]:
+    """The commands that vfsctl(1) documents. Headings that follow one another have one text."""
+    found: dict[str, Verb] = {}
+    parts = re.split(r"((?:^\.It Cm .*\n)+)", sections("vfsctl.1")["COMMANDS"], flags=re.MULTILINE)
+    for headings, text in zip(parts[1::2], parts[2::2], strict=True):
+        for heading in headings.splitlines():
+            words = heading.split()[2:]
+            end = next((number for number, word in enumerate(words) if word in _MACROS), len(words))
+            *before, _ = first = " ".join(words[:end]).split(" | ")[0].split()
+            options = options_in(heading)
+            for name in (first[-1], *" ".join(words[:end]).split(" | ")[1:]):
+                verb = " ".join((*before, name))
+                known = found.get(verb, Verb(set(), ""))
+                found[verb] = Verb(known.options | options, known.text + headings + text)
+    return found
+
+
+def options_in(text: str) -> set[str]:
+    """The options that a text names, as they are typed."""
+    return {f"-{name}" for name in re.findall(r"\bFl (-?[\w-]+)", text)}
+
+
+def commands(
+    group: click.Group, context: click.Context, prefix: str = ""
+) -> Iterator[tuple[str, click.Command]]:
+    """All commands of vfsctl, with their groups' names before theirs."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, context, f"{prefix}{name} ")
+        elif not command.hidden:
+            yield prefix + name, command
+
+
+ALL_COMMANDS = dict(commands(cli, click.Context(cli)))
+
+
+def test_each_command_is_documented() -> None:
+    assert set(verbs()) == set(ALL_COMMANDS)
+
+
+@pytest.mark.parametrize("name", ALL_COMMANDS)
+def test_each_option_of_a_command_is_documented(name: str) -> None:
+    common = options_in(sections("vfsctl.1")["DESCRIPTION"])
+    boot = options_in(sections("vfsctl.1")["COMMANDS"].partition(".Ss Boot options")[2])
+    verb = verbs()[name]
+    parameters = [item for item in ALL_COMMANDS[name].params if isinstance(item, click.Option)]
+    for option in parameters:
+        told = set(option.opts) & (options_in(verb.text) | common | boot)
+        assert told or option.hidden, f"vfsctl {name}: {option.opts}"
+    known = {text for option in parameters for text in option.opts}
+    assert verb.options <= known, f"vfsctl(1) gives {name} options that it has not got"
