@@ -90,11 +90,12 @@ class Reader:
             if block.background:
                 self._watch(block, folder / str(number))
                 continue
-            output = "".join(self._run(line) for line in block.lines)
+            output = "".join(self.run(line) for line in block.lines)
             lost = missing(block.expected, output)
             assert not lost, f'README.md shows "{lost}", which is not in:\n{output}'
 
-    def _run(self, line: str) -> str:
+    def run(self, line: str) -> str:
+        """The output of a line that is to succeed."""
         done = subprocess.run(
             self.argv(line),
             cwd=self.home,
@@ -167,11 +168,7 @@ def test_the_demo_runs(vfsd: Vfsd) -> None:
     assert "\x1b[" not in done.stdout, "colours, although it is no terminal"
 
 
-def test_the_documents_name_files_that_exist_and_this_version() -> None:
-    for name in ("README.md", "HACKING.md", "NEWS.md"):
-        text = (PROJECT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (PROJECT / target).exists(), f"{name} links to {target}"
+def test_the_documents_are_about_this_version() -> None:
     news = (PROJECT / "NEWS.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (\S+)", news, re.MULTILINE)[0] == package.__version__
 
