@@ -173,16 +173,6 @@ def test_the_documents_are_about_this_version() -> None:
     assert re.findall(r"^## (\S+)", news, re.MULTILINE)[0] == package.__version__
 
 
-def test_bash_completes_commands_and_options() -> None:
-    asked = """
-        source /usr/share/bash-completion/completions/vfsctl
-        COMP_WORDS=(vfsctl sh) COMP_CWORD=1; _vfsctl_completion vfsctl; echo "${COMPREPLY[@]}"
-        COMPREPLY=(); COMP_WORDS=(vfsctl share add --re) COMP_CWORD=3; _vfsctl_completion vfsctl; echo "${COMPREPLY[@]}"
-    """
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["share", "--read-only"]
-
-
 @pytest.mark.parametrize(
     "page", sorted((PROJECT / "packaging/man").glob("*.[1-8]")), ids=lambda page: page.name
 )

@@ -52,16 +52,21 @@ def ok(vfsd: Vfsd, *arguments: str, **options: Any) -> str:
 
 
 class Terminal:
-    """vfsctl on a terminal of its own."""
+    """vfsctl, or another program, on a terminal of its own."""
 
     def __init__(
-        self, vfsd: Vfsd, *arguments: str, columns: int = 80, environment: Mapping[str, str] | None = None
+        self,
+        vfsd: Vfsd,
+        *arguments: str,
+        columns: int = 80,
+        environment: Mapping[str, str] | None = None,
+        program: str = "vfsctl",
     ) -> None:
         self._main, self._terminal = pty.openpty()
         self.resize(24, columns)
         self.before = termios.tcgetattr(self._terminal)
         more = [f"{name}={value}" for name, value in (environment or {}).items()]
-        argv = vfsd.argv(["env", "-u", "COLUMNS", "TERM=xterm", *more, "vfsctl", *arguments])
+        argv = vfsd.argv(["env", "-u", "COLUMNS", "TERM=xterm", *more, program, *arguments])
         # setsid makes it the controlling terminal, from which Ctrl-C would come if it were not raw
         self.process = subprocess.Popen(
             ["setsid", "--ctty", "--wait", *argv],
@@ -77,7 +82,7 @@ class Terminal:
         fresh = ""
         while not re.search(pattern, fresh):
             readable, _, _ = select.select([self._main], [], [], max(deadline - time.monotonic(), 0))
-            assert readable, f"{pattern!r} did not come: {self.text[-2000:]!r}"
+            assert readable, f"{pattern!r} did not come: {(self.text + fresh)[-2000:]!r}"
             try:
                 fresh += os.read(self._main, 4096).decode(errors="replace")
             except OSError:

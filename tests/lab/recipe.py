@@ -27,7 +27,7 @@ COMMON = (
     "python3-rich python3-jsonschema python3-pytest python3-pytest-asyncio python3-hypothesis virtiofsd qemu-utils "
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
-    "python3-venv python3-pip python3-setuptools python3-wheel "
+    "python3-venv python3-pip python3-setuptools python3-wheel zsh fish "
     "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint"
 )
 

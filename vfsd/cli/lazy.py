@@ -25,6 +25,19 @@ class Group(click.Group):
         """The commands in the order in which they are written, which is the one in which they are used."""
         return list(self.commands)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; if a shell asks what may follow, one that knows."""
+        command = self.find(ctx, cmd_name)
+        if command is not None and ctx.resilient_parsing:
+            from vfsd.cli import completion  # noqa: PLC0415  # only a Tab needs it
+
+            completion.prepare(command)
+        return command
+
+    def find(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        return super().get_command(ctx, cmd_name)
+
 
 class LazyCommand(NamedTuple):
     """Where a command lives, and what the group's help says about it without importing it."""
@@ -45,11 +58,11 @@ class LazyGroup(Group):
         """The commands in the order in which a newcomer needs them."""
         return [*self._lazy, *super().list_commands(ctx)]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def find(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now."""
         lazy = self._lazy.get(cmd_name)
         if lazy is None:
-            return super().get_command(ctx, cmd_name)
+            return super().find(ctx, cmd_name)
         module, _, attribute = lazy.target.partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)  # noqa: S101  # a wrong entry in the table is a bug
