@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
+from vfsd import errors
 from vfsd.cli.main import cli
 from vfsd.config import load_machines, load_shares
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
@@ -289,3 +290,22 @@ def test_each_option_of_a_command_is_documented(name: str) -> None:
         assert told or option.hidden, f"vfsctl {name}: {option.opts}"
     known = {text for option in parameters for text in option.opts}
     assert verb.options <= known, f"vfsctl(1) gives {name} options that it has not got"
+
+
+# docs/troubleshooting.md
+
+
+def test_each_error_has_a_remedy() -> None:
+    text = (PROJECT / "docs/troubleshooting.md").read_text(encoding="utf-8").partition("## By error")[2]
+    told: set[str] = set()
+    for table in re.split(r"^\| `(?=org\.)", text, flags=re.MULTILINE)[1:]:
+        prefix = table.partition("`")[0]
+        for names, meaning, remedy in re.findall(r"^\| ([\w, ]+) \| (.+?) \| (.+?) \|$", table, re.MULTILINE):
+            assert meaning and remedy
+            told |= {prefix + name for name in names.split(", ")}
+    known = {
+        error.dbus_name
+        for error in vars(errors).values()
+        if isinstance(error, type) and hasattr(error, "dbus_name")
+    }
+    assert told == known
