@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import only_user
-from tests.integration.harness import Vfsd
+from tests.integration.conftest import only_system, only_user
+from tests.integration.harness import Vfsd, wait_for
 from tests.integration.test_readme import PROJECT, Reader, blocks, missing
+from vfsd.config import load_machines
+from vfsd.names import Scope
 
 DOCUMENTS = sorted((*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), *PROJECT.glob("packaging/**/*.md")))
 _LINK = re.compile(r"\]\(([^)\s]+)\)|\b(?:src|href)=\"([^\"]+)\"")
@@ -43,3 +46,56 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / path if path else document
         assert target.exists(), f"{document.name} links to {path}"
         assert not anchor or anchor in anchors(target), f"{document.name} links to {path}#{anchor}"
+
+
+RECIPES = PROJECT / "docs/recipes.md"
+_INIT = """#!/bin/busybox sh
+/bin/busybox mount -t virtiofs recipe /mnt
+/bin/busybox cat /mnt/file > /mnt/answer
+/bin/busybox poweroff -f
+"""
+
+
+def tiny_initrd(folder: Path) -> Path:
+    """An initial RAM file system whose guest reads a file of the share, writes another and powers off."""
+    root = folder / "root"
+    for name in ("bin", "mnt"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/usr/bin/busybox", root / "bin")
+    (root / "init").write_text(_INIT, encoding="utf-8")
+    (root / "init").chmod(0o755)
+    made = folder / "initrd"
+    pack = f"cd {root} && find . | cpio --quiet -o -H newc >{made}"
+    subprocess.run(["sh", "-c", pack], check=True)
+    return made
+
+
+@only_system
+def test_a_qemu_of_somebody_else_gets_a_share(vfsd: Vfsd, tmp_path: Path) -> None:
+    text = RECIPES.read_text(encoding="utf-8")
+    reader = Reader(vfsd)
+    folder = reader.home / "recipe"
+    [kernel] = Path("/boot").glob("vmlinuz-*")
+    boot = f"-kernel {kernel} -initrd {tiny_initrd(tmp_path)} -append panic=-1 -no-reboot -display none -net none"
+    try:
+        for block in blocks(text):
+            reader.run("\n".join(["set -e", *block.lines]))
+        [qemu] = re.findall(r"^```qemu\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        reader.run(qemu.replace("…", boot))
+        assert (folder / "answer").read_text() == "hello\n"
+        wait_for(lambda: "State=listening" in reader.run("vfsctl share show recipe"), "it listens again")
+    finally:
+        reader.run("vfsctl share remove recipe")
+        shutil.rmtree(folder)
+
+
+def test_the_build_machine_of_the_recipes_is_taken(tmp_path: Path) -> None:
+    [text] = re.findall(
+        r"^```toml\n(.*?)^```$", RECIPES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "machines").mkdir()
+    (tmp_path / "machines/builder.toml").write_text(text, encoding="utf-8")
+    bad: list[str] = []
+    [(_, spec)] = load_machines([tmp_path], Scope.SYSTEM, lambda _, reason: bad.append(reason))
+    assert bad == []
+    assert [share.mount_point for share in spec.shares] == ["/src", "/build"]
