@@ -21,6 +21,8 @@ How the units hold together, and why (each point was found by running it):
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -268,10 +270,12 @@ def leader_command(unit: str, own: MachinePaths, scope: Scope, reboot_command: S
     """What ExecStartPost= runs: leaves the machine's leader behind, for systemd-machined. See leader.sh.
 
     It runs outside QEMU's sandbox, which need not be set up once more for it. A shell would ignore SIGINT in what it
-    leaves in the background, for good; setsid doesn't.
+    leaves in the background, for good; setsid doesn't. It is named by its path, since the PATH of NixOS's service
+    manager has systemd's programs only.
     """
+    setsid = shlex.quote(shutil.which("setsid") or "setsid")
     told = [unit, f"--{scope}", str(own.leader_input), str(_POWER_OFF_SIGNAL), *reboot_command]
-    return ["/bin/sh", "-c", 'exec setsid --fork "$0" "$@"', "/bin/sh", str(LEADER), *told]
+    return ["/bin/sh", "-c", f'exec {setsid} --fork "$0" "$@"', "/bin/sh", str(LEADER), *told]
 
 
 def qemu_of(command: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,8 @@ def test_only_a_machine_that_is_registered_has_a_leader(scope: Scope) -> None:
         *REBOOT,
     ]
     assert set(flags) == {"no-env-expand", "ignore-failure", "privileged"}
+    # the manager's PATH need not have it
+    assert re.fullmatch(r'exec /\S*/setsid --fork "\$0" "\$@"', arguments[2])
 
 
 # the program for `machinectl reboot`
