@@ -120,7 +120,7 @@ class Host:
     async def uefi(self, variables: Path) -> tuple[Path, Path]:
         """UEFI firmware for this architecture, and the machine's own variables, made at the given path."""
         binary = await self.qemu()
-        return await asyncio.to_thread(_uefi, binary.arch, variables)
+        return await asyncio.to_thread(_uefi, binary, variables)
 
     async def builtin(self) -> BuiltinGuest:
         """The built-in guest, made or found in its folder."""
@@ -205,10 +205,14 @@ def _stamp(path: Path) -> Stamp:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _uefi(architecture: str, variables: Path) -> tuple[Path, Path]:
-    """Choose by QEMU's firmware descriptions (docs/interop/firmware.json): the first without Secure Boot's keys."""
+def _uefi(qemu: QemuBinary, variables: Path) -> tuple[Path, Path]:
+    """Choose by QEMU's firmware descriptions (docs/interop/firmware.json): the first without Secure Boot's keys.
+
+    QEMU's own lie beside it, which is the only place where there are any on NixOS.
+    """
+    architecture = qemu.arch
     files: dict[str, Path] = {}
-    for folder in _FIRMWARE_FOLDERS:
+    for folder in (*_FIRMWARE_FOLDERS, qemu.path.parent.parent / "share/qemu/firmware"):
         for path in sorted(folder.glob("*.json")):
             files.setdefault(path.name, path)
     for _, path in sorted(files.items()):
