@@ -26,7 +26,7 @@ COMMON = (
     "polkitd libglib2.0-bin python3 python3-dbus-next python3-systemd python3-pyudev python3-click "
     "python3-rich python3-jsonschema python3-pytest python3-pytest-asyncio python3-hypothesis virtiofsd qemu-utils "
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
-    "cpio qemu-guest-agent openssh-server openssh-client python3-yaml "
+    "cpio qemu-guest-agent openssh-server openssh-client python3-yaml nix-bin "
     "python3-venv python3-pip python3-setuptools python3-wheel zsh fish "
     "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint"
 )

@@ -1,0 +1,140 @@
+# What a NixOS system needs to be vfsd's guest. Shares with a mountPoint on the host need nothing here: vfsd tells the
+# guest's systemd. vfsd.guest.shares are for what must be there earlier, and for guests that boot from an image.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.vfsd.guest;
+  inherit (lib) mkOption types;
+  inherit (config.boot.kernelPackages) kernel;
+
+  # nixpkgs' own kernels have all drivers, unless somebody takes one out; others tell their configuration.
+  has =
+    driver:
+    let
+      wanted = kernel.structuredExtraConfig.${driver} or { };
+    in
+    if wanted.tristate or null == "n" then
+      false
+    else if kernel ? features then
+      true
+    else if kernel.config or { } ? isEnabled then
+      kernel.config.isEnabled driver
+    else
+      true;
+in
+{
+  options.vfsd.guest = {
+    enable = lib.mkEnableOption "what a guest of vfsd needs" // {
+      default = true;
+    };
+    agent = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether QEMU's guest agent runs, by which vfsd heals shares, mounts new ones and runs commands.";
+    };
+    store = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether /nix/store is the host's, and the root file system lies in memory. `vfsd.lib.machineFromNixos` sets it.
+      '';
+    };
+    shares = mkOption {
+      type = types.attrsOf (
+        types.submodule (
+          { name, ... }:
+          {
+            options = {
+              tag = mkOption {
+                type = types.str;
+                default = name;
+                defaultText = lib.literalMD "the attribute's name";
+                description = "The share's tag on the host.";
+              };
+              mountPoint = mkOption {
+                type = types.path;
+                example = "/mnt/src";
+                description = "Where it is mounted.";
+              };
+              readOnly = mkOption {
+                type = types.bool;
+                default = false;
+                description = "Whether it is mounted read-only.";
+              };
+              neededForBoot = mkOption {
+                type = types.bool;
+                default = false;
+                description = "Whether it is mounted before the system starts.";
+              };
+              options = mkOption {
+                type = types.listOf types.str;
+                default = [ ];
+                example = [ "nofail" ];
+                description = "Further options of the mount.";
+              };
+            };
+          }
+        )
+      );
+      default = { };
+      description = "Shares that this system mounts by itself.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions =
+      map
+        (driver: {
+          assertion = has driver;
+          message = "The kernel of this guest of vfsd has no ${driver} (CONFIG_${driver}); use one that has, such as pkgs.linuxPackages.";
+        })
+        [
+          "VIRTIO_FS"
+          "VIRTIO_PCI"
+        ]
+      ++ lib.mapAttrsToList (name: share: {
+        assertion = lib.stringLength share.tag >= 1 && lib.stringLength share.tag <= 36;
+        message = "vfsd.guest.shares.${name} has the tag \"${share.tag}\"; a tag has 1 to 36 bytes.";
+      }) cfg.shares;
+
+    boot.initrd.availableKernelModules = [
+      "virtiofs"
+      "virtio_pci"
+      "virtio_console"
+      "virtio_net"
+    ];
+    boot.kernelParams = [ "console=${if pkgs.stdenv.hostPlatform.isAarch64 then "ttyAMA0" else "ttyS0"}" ];
+    boot.loader.grub.enable = lib.mkIf cfg.store (lib.mkDefault false);
+    services.qemuGuest.enable = lib.mkIf cfg.agent (lib.mkDefault true);
+
+    vfsd.guest.shares.nix-store = lib.mkIf cfg.store {
+      mountPoint = "/nix/store";
+      readOnly = true;
+      neededForBoot = true;
+    };
+
+    fileSystems = lib.mkMerge [
+      (lib.mapAttrs' (_: share: {
+        name = share.mountPoint;
+        value = {
+          device = share.tag;
+          fsType = "virtiofs";
+          options = lib.optional share.readOnly "ro" ++ share.options;
+          inherit (share) neededForBoot;
+        };
+      }) cfg.shares)
+      (lib.mkIf cfg.store {
+        "/" = {
+          # whatever disk the configuration names otherwise is not there
+          device = lib.mkForce "tmpfs";
+          fsType = lib.mkForce "tmpfs";
+          options = lib.mkForce [ "mode=0755" ];
+        };
+      })
+    ];
+  };
+}

@@ -1,0 +1,121 @@
+{
+  lib,
+  stdenv,
+  python3,
+  gettext,
+  makeBinaryWrapper,
+  runCommand,
+  qemu,
+  virtiofsd,
+  # a statically linked busybox and a kernel: what the built-in guest is made of
+  pkgsStatic,
+  linux,
+  # what vfsd and vfsctl run besides
+  openssh,
+  systemd,
+  util-linux,
+  xz,
+  zstd,
+}:
+let
+  python = python3.withPackages (modules: [
+    modules.click
+    modules.dbus-next
+    modules.pyudev
+    modules.qemu-qmp
+    modules.rich
+    modules.systemd-python
+  ]);
+
+  # vfsd looks for a kernel's modules beside it, and nixpkgs has them in an output of their own.
+  guestKernel = runCommand "vfsd-guest-kernel" { } ''
+    install -D -m 644 ${linux}/${linux.target or stdenv.hostPlatform.linux-kernel.target} $out/kernel
+    ln -s ${linux.modules or linux}/lib $out/lib
+  '';
+in
+stdenv.mkDerivation (finalAttrs: {
+  pname = "vfsd";
+  version = "0.1.0";
+
+  src = lib.fileset.toSource {
+    root = ../..;
+    fileset = lib.fileset.unions [
+      ../../Makefile
+      ../../applets
+      ../../dbus
+      ../../packaging/bundled-requirements.txt
+      ../../packaging/completions
+      ../../packaging/launcher.in
+      ../../packaging/man
+      ../../packaging/polkit
+      ../../units
+      ../../vfsd
+    ];
+  };
+
+  strictDeps = true;
+  nativeBuildInputs = [
+    gettext
+    makeBinaryWrapper
+    python
+  ];
+
+  # The Makefile's rule for what is on the running system; here it is $out
+  postPatch = ''
+    substituteInPlace packaging/launcher.in Makefile \
+      --replace-fail /usr/bin/python3 ${python.interpreter}
+  '';
+
+  dontConfigure = true;
+  dontBuild = true;
+  installFlags = [
+    "PREFIX=${placeholder "out"}"
+    "WITH_QMP=system"
+  ];
+
+  # vfsd's own variables name what it is made of, and still give way to those of whoever runs it. Nothing is looked up
+  # in /usr; /run/wrappers has newuidmap, which is setuid.
+  postInstall = ''
+    for program in vfsd vfsctl; do
+      install -d $out/libexec
+      mv $out/bin/$program $out/libexec/$program
+      makeWrapper $out/libexec/$program $out/bin/$program \
+        --set-default VFSD_QEMU ${lib.getExe' qemu "qemu-system-${stdenv.hostPlatform.qemuArch}"} \
+        --set-default VFSD_VIRTIOFSD ${lib.getExe' virtiofsd "virtiofsd"} \
+        --set-default VFSD_GUEST_BUSYBOX ${lib.getExe' pkgsStatic.busybox "busybox"} \
+        --set-default VFSD_GUEST_KERNEL ${finalAttrs.passthru.guestKernel}/kernel \
+        --prefix PATH : ${
+          lib.makeBinPath [
+            qemu
+            openssh
+            systemd
+            util-linux
+            xz
+            zstd
+          ]
+        } \
+        --suffix PATH : /run/wrappers/bin
+    done
+  '';
+
+  doInstallCheck = true;
+  installCheckPhase = ''
+    runHook preInstallCheck
+    $out/bin/vfsctl --version
+    runHook postInstallCheck
+  '';
+
+  passthru = {
+    inherit guestKernel;
+  };
+
+  meta = {
+    description = "virtio-fs shares and their QEMU machines as transient systemd units, over D-Bus";
+    license = lib.licenses.lgpl21Plus;
+    platforms = [
+      "aarch64-linux"
+      "x86_64-linux"
+    ];
+    mainProgram = "vfsctl";
+  };
+})

@@ -1,0 +1,10 @@
+# What `nix run` runs: vfsctl run --builtin. Where vfsd is not installed, one is started for as long as that takes.
+manager=--user
+[ "$(id -u)" != 0 ] || manager=--system
+if ! busctl "$manager" --acquired --activatable --no-legend list | grep -q "^org\.vfsd1 "; then
+    unit=vfsd-for-nix-run.service
+    systemd-run "$manager" --quiet --collect --unit="$unit" --service-type=notify \
+        "$(command -v vfsd)" "$manager"
+    trap 'systemctl "$manager" stop "$unit"' EXIT
+fi
+vfsctl "$manager" run --builtin "$@"
