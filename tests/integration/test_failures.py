@@ -100,7 +100,7 @@ async def test_what_qemu_said_reaches_a_busy_journald_late(vfsd: Vfsd, client: C
     os.kill(journald, signal.SIGSTOP)
     try:
         start = asyncio.ensure_future(client.call(path, MACHINE, "Start"))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
     finally:
         os.kill(journald, signal.SIGCONT)
     with pytest.raises(BusError, match="QEMU said: -device no-such-device"):
