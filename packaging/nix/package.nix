@@ -3,6 +3,7 @@
   stdenv,
   python3,
   gettext,
+  glib,
   makeBinaryWrapper,
   runCommand,
   qemu,
@@ -56,6 +57,7 @@ stdenv.mkDerivation (finalAttrs: {
   strictDeps = true;
   nativeBuildInputs = [
     gettext
+    glib
     makeBinaryWrapper
     python
   ];
@@ -96,6 +98,11 @@ stdenv.mkDerivation (finalAttrs: {
         } \
         --suffix PATH : /run/wrappers/bin
     done
+
+    # GNOME Shell looks for an extension's settings beside it first, and in no profile of NixOS's
+    extension=$out/share/gnome-shell/extensions/vfsd@vfsd1.org
+    install -d $extension/schemas
+    glib-compile-schemas --strict --targetdir=$extension/schemas $out/share/glib-2.0/schemas
   '';
 
   doInstallCheck = true;

@@ -481,6 +481,7 @@ def test_the_package_names_only_the_store(package: Path, nix: Nix) -> None:
         "share/dbus-1/services/org.vfsd1.service",
         "share/polkit-1/actions/org.vfsd1.policy",
         "share/man/man8/vfsd.8",
+        "share/gnome-shell/extensions/vfsd@vfsd1.org/schemas/gschemas.compiled",
         "lib/vfsd/vfsd/service.py",
     ):
         assert (package / place).is_file(), place

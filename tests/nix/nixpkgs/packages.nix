@@ -48,6 +48,7 @@ let
   pkgs =
     lib.genAttrs [
       "gettext"
+      "glib"
       "gnugrep"
       "makeBinaryWrapper"
       "mandoc"
