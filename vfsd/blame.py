@@ -37,6 +37,7 @@ async def failed_start(
     error: BaseException,
     openings: Openings,
     *,
+    begun: float,
     thawing: bool,
 ) -> VfsdError:
     """The error with what QEMU or virtiofsd had to say.
@@ -44,6 +45,7 @@ async def failed_start(
     :param invocation: that of QEMU's unit, as the journal has it.
     :param problem: how QEMU ended by itself; "" if it did not.
     :param openings: what QEMU got opened.
+    :param begun: when the start began, in s since the epoch.
     """
     begin = f'machine "{spec.name}"'
     log = context.scope.hint("journalctl", f"-u {names.machine_unit(spec.name)}")
@@ -64,7 +66,7 @@ async def failed_start(
                 f'{begin}: share "{share.name}": {_failed_move(words)}; what is shared must be as it was when the '
                 "guest was suspended: put it back and thaw again, or kill the machine to forget its guest"
             )
-    words = await qemus_words(context, spec, invocation, openings)
+    words = await qemus_words(context, spec, invocation, openings, begun)
     if words:
         return UnitFailed(f"{begin}: QEMU said: {words}")
     return UnitFailed(f"{begin}: {problem}; see {log}") if problem else error
@@ -102,9 +104,11 @@ def _failed_move(words: str) -> str:
     return _MOVE_FAILED + words.partition(_MOVE_FAILED)[2]
 
 
-async def qemus_words(context: Context, spec: MachineSpec, invocation: str, openings: Openings) -> str:
-    """What a QEMU said last, without vfsd's own paths; "" if nothing is known."""
-    words = await last_words(invocation, f"vfsd-{spec.name}", unique=True)
+async def qemus_words(
+    context: Context, spec: MachineSpec, invocation: str, openings: Openings, begun: float
+) -> str:
+    """What a QEMU that was started since `begun` (s since the epoch) said last, without vfsd's own paths, or ""."""
+    words = await last_words(invocation, f"vfsd-{spec.name}", unique=True, begun=begun)
     return _as_the_user_named_it(context, spec, openings.named(words))
 
 

@@ -223,16 +223,17 @@ def _exit_of(scope: Scope, invocation: str) -> tuple[str, int]:
     return "", 0
 
 
-async def last_words(invocation: str, identifier: str, *, unique: bool = False) -> str:
+async def last_words(invocation: str, identifier: str, *, unique: bool = False, begun: float = 0) -> str:
     """What the processes of a unit's invocation said last, one line; "" if the journal can't be read.
 
     :param identifier: SYSLOG_IDENTIFIER of the lines, which leaves out systemd's own.
     :param unique: whether no other unit has that identifier. Then a line counts, too, that journald got to when the
         process had ended, and of which it therefore does not know the unit.
+    :param begun: since when such a line can be of this invocation, in s since the epoch.
     """
     for delay in _JOURNAL_DELAYS if invocation else ():
         await asyncio.sleep(delay)
-        spoken = await asyncio.to_thread(_spoken, invocation, identifier, unique=unique)
+        spoken = await asyncio.to_thread(_spoken, invocation, identifier, unique=unique, begun=begun)
         if spoken is None:
             return ""
         if spoken:
@@ -252,10 +253,10 @@ async def lines_since(invocation: str, identifier: str, since: float) -> list[st
     return await asyncio.to_thread(_last_lines, invocation, identifier, since) or []
 
 
-def _spoken(invocation: str, identifier: str, *, unique: bool) -> list[str] | None:
+def _spoken(invocation: str, identifier: str, *, unique: bool, begun: float = 0) -> list[str] | None:
     """The last few lines, those of which journald does not know the unit if there are no others; see last_words()."""
     lines = _last_lines(invocation, identifier)
-    return _lines_of_nobody(identifier) if unique and lines == [] else lines
+    return _lines_of_nobody(identifier, begun) if unique and lines == [] else lines
 
 
 def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str] | None:
@@ -273,8 +274,8 @@ def _last_lines(invocation: str, identifier: str, since: float = 0) -> list[str]
     return _texts(entry for entry in entries if entry and entry["__REALTIME_TIMESTAMP"].timestamp() >= since)
 
 
-def _lines_of_nobody(identifier: str) -> list[str]:
-    """The same of the last seconds, of those that can only be of a unit of ours, which journald does not know."""
+def _lines_of_nobody(identifier: str, begun: float) -> list[str]:
+    """The same since then and of the last seconds, of a unit of ours that journald does not know."""
     try:
         with journal.Reader() as reader:
             reader.this_boot()
@@ -289,6 +290,7 @@ def _lines_of_nobody(identifier: str) -> list[str]:
         if "_SYSTEMD_INVOCATION_ID" not in entry
         and _is_ours(entry.get("_UID", -1))
         and entry["__MONOTONIC_TIMESTAMP"].timestamp.total_seconds() >= begin
+        and entry["__REALTIME_TIMESTAMP"].timestamp() >= begun
     )
 
 

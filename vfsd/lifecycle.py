@@ -302,6 +302,7 @@ class Lifecycle(Condition):
             problem,
             error,
             self._openings,
+            begun=self.state_changed_usec / 1_000_000,
             thawing=self.suspended,
         )
 

@@ -342,7 +342,8 @@ class _Refresh:
             problem = await blame.failed_move(share, status, self._begun_at)
             if problem:
                 return UnitFailed(f'{begin}: share "{share.name}": {problem}')
-        words = await blame.qemus_words(context, machine.spec, last[self._unit].invocation, self._openings)
+        invocation = last[self._unit].invocation
+        words = await blame.qemus_words(context, machine.spec, invocation, self._openings, self._begun_at)
         return type(error)(f"{begin}: {error}{f'; the second QEMU said: {words}' if words else ''}")
 
 
