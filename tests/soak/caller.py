@@ -16,7 +16,7 @@ from tests.soak.tally import Tally
 PROPERTIES = "org.freedesktop.DBus.Properties"
 PATIENCE = 120.0
 """Seconds for what takes a few, on a busy machine."""
-_POLL = 0.1
+POLL = 0.1
 AWAY = (
     "NoReply",
     "Spawn",
@@ -95,7 +95,7 @@ class Caller:
             except BusError as error:
                 if not self.is_away(error, begun):
                     raise
-                await asyncio.sleep(_POLL)
+                await asyncio.sleep(POLL)
 
     async def objects(self) -> dict[str, dict[str, dict[str, Variant]]]:
         """GetManagedObjects. :raise BusError."""
@@ -126,5 +126,5 @@ async def eventually(condition: Callable[[], Awaitable[Any]], what: str, timeout
     while not (value := await condition()):
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {timeout:.0f} s")
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(POLL)
     return value

@@ -12,7 +12,7 @@ from dbus_next import Variant
 
 from tests.integration.harness import ROOT, BusError
 from tests.integration.tiny_guest import make_image
-from tests.soak.caller import Caller, eventually
+from tests.soak.caller import PATIENCE, POLL, Caller, eventually
 from tests.soak.plan import BUILTIN, STUBBORN, Life
 from vfsd.names import machine_path
 
@@ -207,13 +207,20 @@ class Kept:
     async def run_in_guest(self, script: str, data: bytes = b"") -> bytes:
         """What it writes. :raise BusError, AssertionError."""
         options = {"Input": Variant("ay", data)} if data else {}
-        for _ in range(5):
+        refusals, end = 0, time.monotonic() + PATIENCE
+        while refusals < 5 and time.monotonic() < end:
             try:
                 done = await self.call(
                     "Execute", "asa{sv}", ["sh", "-c", script], options, allowed=OF_A_GUEST
                 )
             except BusError as error:
-                if error.name in ("WrongState", "NotSupported"):
+                if (
+                    error.name not in OF_A_GUEST
+                ):  # a vfsd that goes down says so to each call, as fast as it is called
+                    await asyncio.sleep(POLL)
+                    continue
+                refusals += 1
+                if error.name != "GuestTimeout":
                     await self.run()
                     await self.ready()
                 continue
