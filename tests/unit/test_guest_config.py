@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -141,22 +141,24 @@ def test_user_data_leaves_alone_what_is_not_mounted_at_boot() -> None:
     assert told["runcmd"] == [["mkdir", "-p", "/mnt/src"]]
 
 
-def test_a_module_of_nixos() -> None:
+def test_a_module_of_nixos(tmp_path: Path) -> None:
     found = [mount for mount in mounts() if "\\" not in mount.tag + mount.where]
     found.append(Mount.of('quo"te', "/mnt/${x", "", read_only=True))
     text = nixos(found, "dev")
     assert '  fileSystems."/mnt/src" = {\n    device = "src";\n    fsType = "virtiofs";\n' in text
     assert 'options = [ "rw" "nofail" "x-systemd.before=local-fs.target" ];' in text
     assert 'fileSystems."/mnt/\\${x" = {\n    device = "quo\\"te";' in text
-    if shutil.which("nix-instantiate"):
-        done = subprocess.run(
-            ["nix-instantiate", "--eval", "--strict", "--json", "-"],
-            input=text,
-            capture_output=True,
-            check=True,
-        )
-        evaluated = json.loads(done.stdout)["fileSystems"]
-        assert {where: item["device"] for where, item in evaluated.items()} == {m.where: m.tag for m in found}
+    places = {f"NIX_{kind}_DIR": str(tmp_path / kind) for kind in ("STORE", "STATE", "LOG", "CONF")}
+    done = subprocess.run(
+        ["nix-instantiate", "--eval", "--strict", "--json", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **places},
+    )
+    evaluated = json.loads(done.stdout)["fileSystems"]
+    assert {where: item["device"] for where, item in evaluated.items()} == {m.where: m.tag for m in found}
 
 
 def test_what_nixos_cannot_express_is_named() -> None:
