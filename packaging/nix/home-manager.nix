@@ -12,7 +12,6 @@ let
     inherit lib;
     scope = "user";
   } cfg;
-  toml = pkgs.formats.toml { };
   # vfsd that does not run reads its files when it is started
   onChange = "${lib.getExe' cfg.package "vfsctl"} --user reload || true";
   unit = name: { source = "${cfg.package}/lib/systemd/user/${name}"; };
@@ -29,20 +28,7 @@ in
     home.packages = [ cfg.package ];
 
     xdg.configFile =
-      lib.mapAttrs' (name: machine: {
-        name = "vfsd/machines/${name}.toml";
-        value = {
-          source = toml.generate "vfsd-machine.toml" (vfsd.machineToml machine);
-          inherit onChange;
-        };
-      }) cfg.machines
-      // lib.mapAttrs' (name: share: {
-        name = "vfsd/shares/${name}.toml";
-        value = {
-          source = toml.generate "vfsd-share.toml" (vfsd.shareToml share);
-          inherit onChange;
-        };
-      }) cfg.shares
+      lib.mapAttrs (_: source: { inherit source onChange; }) (vfsd.files (pkgs.formats.toml { }) cfg)
       // {
         "systemd/user/vfsd.service" = unit "vfsd.service";
         "systemd/user/vfsd.slice" = unit "vfsd.slice";

@@ -12,17 +12,7 @@ let
     inherit lib;
     scope = "system";
   } cfg;
-  toml = pkgs.formats.toml { };
-
-  files =
-    lib.mapAttrs' (name: machine: {
-      name = "vfsd/machines/${name}.toml";
-      value.source = toml.generate "vfsd-machine.toml" (vfsd.machineToml machine);
-    }) cfg.machines
-    // lib.mapAttrs' (name: share: {
-      name = "vfsd/shares/${name}.toml";
-      value.source = toml.generate "vfsd-share.toml" (vfsd.shareToml share);
-    }) cfg.shares;
+  files = vfsd.files (pkgs.formats.toml { }) cfg;
 in
 {
   options.services.vfsd = vfsd.declared // {
@@ -43,7 +33,7 @@ in
     inherit (checked) assertions warnings;
 
     environment.systemPackages = [ cfg.package ];
-    environment.etc = files;
+    environment.etc = lib.mapAttrs (_: source: { inherit source; }) files;
     systemd.packages = [ cfg.package ];
     services.dbus.packages = [ cfg.package ];
 
@@ -51,7 +41,7 @@ in
     # definition; that vfsd itself is restarted by a new package stops none either.
     systemd.services.vfsd = {
       wantedBy = [ "multi-user.target" ];
-      reloadTriggers = map (file: file.source) (lib.attrValues files);
+      reloadTriggers = lib.attrValues files;
       serviceConfig.ExecReload = "${lib.getExe' cfg.package "vfsctl"} --system reload";
     };
 

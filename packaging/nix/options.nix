@@ -176,4 +176,16 @@ rec {
     toml machineKeys given
     // lib.optionalAttrs (given.shares != { }) { shares = map shareToml (lib.attrValues given.shares); };
   shareToml = toml shareKeys;
+
+  # The files below a configuration folder: path → what format.generate makes of the content.
+  files =
+    format: given:
+    lib.mapAttrs' (name: machine: {
+      name = "vfsd/machines/${name}.toml";
+      value = format.generate "vfsd-machine.toml" (machineToml machine);
+    }) given.machines
+    // lib.mapAttrs' (name: share: {
+      name = "vfsd/shares/${name}.toml";
+      value = format.generate "vfsd-share.toml" (shareToml share);
+    }) given.shares;
 }

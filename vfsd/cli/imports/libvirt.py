@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from vfsd.cli.errors import CliError
 from vfsd.cli.imports.found import NINE_P, OWN_ADDRESS, Found, FoundShare
 from vfsd.cli.values import absolute
+from vfsd.limits import GUEST_MEMORY_UNIT
 from vfsd.names import make_name
 
 _OWN = frozenset((
@@ -30,8 +31,6 @@ _UNITS = {
     **{f"{unit}iB": 1 << (10 * power) for power, unit in enumerate("KMGT", 1)},
 }
 """libvirt's units of memory (its formatdomain): MB is a million bytes, M is MiB."""
-_MEMORY_UNIT = 8192
-"""Bytes, in which vfsd counts a guest's memory."""
 _ON = ("on", "yes", "true", "1")
 
 
@@ -100,7 +99,7 @@ class _Domain:
         if unit not in _UNITS:
             raise CliError(f'libvirt has no unit "{unit}" of memory', "correct <memory>.")
         size = _number(text, "memory") * _UNITS[unit]
-        self.found.set("Memory", -(-size // _MEMORY_UNIT) * _MEMORY_UNIT)
+        self.found.set("Memory", -(-size // GUEST_MEMORY_UNIT) * GUEST_MEMORY_UNIT)
 
     def _os(self, element: ET.Element) -> None:
         found = self.found
