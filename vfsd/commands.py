@@ -77,6 +77,8 @@ def virtiofsd_arguments(virtiofsd: str, spec: ShareSpec, shared_dir: Path) -> li
     allowed = {"mknod": spec.allow_device_nodes, "setfcap": spec.allow_setuid}
     if unwanted := [f"-{name}" for name, wanted in allowed.items() if not wanted]:
         arguments.append(f"--modcaps={':'.join(unwanted)}")
+    if spec.announce_tag:
+        arguments.append(f"--tag={spec.tag}")
     if spec.xattr_map:
         arguments.append(f"--xattrmap={spec.xattr_map}")
     if spec.limit_nofile:

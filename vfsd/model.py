@@ -144,6 +144,7 @@ class ShareSpec:
     xattr: bool = option("XAttr", "b", False)
     posix_acl: bool = option("PosixACL", "b", False)
     announce_submounts: bool = option("AnnounceSubmounts", "b", True)
+    announce_tag: bool = option("AnnounceTag", "b", False)
     inode_file_handles: FileHandles = option("InodeFileHandles", "s", FileHandles.NEVER, FileHandles)
     thread_pool_size: int = option("ThreadPoolSize", "u", 0)
     translate_uid: tuple[str, ...] = option("TranslateUID", "as", (), tuple)

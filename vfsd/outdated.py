@@ -28,17 +28,17 @@ async def is_outdated(context: Context, machine: Machine) -> bool:
         if _replaced(units.qemu_of(command.arguments), qemu.path, command.started_usec):
             return True
         for share in machine.shares:
-            if await _share_is(context, share):
+            if await _share_is(context, share, units.Place(machine.name)):
                 return True
     except (VfsdError, SupervisorError, OSError):
         return False
     return False
 
 
-async def _share_is(context: Context, share: Share) -> bool:
+async def _share_is(context: Context, share: Share, place: units.Place) -> bool:
     if share.pending is not None:
         return True
-    wanted = await virtiofsd.arguments(context, share.spec)
+    wanted = await virtiofsd.arguments(context, share.spec, place)
     command = await context.supervisor.command(share.service_unit)
     return wanted != command.arguments or _replaced(wanted[0], Path(wanted[0]), command.started_usec)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import grp
 import os
 from pathlib import Path
@@ -19,8 +20,10 @@ SPACE_TIMEOUT = 5.0
 """Seconds in which a file system must tell its size: one on the network may never do so."""
 
 
-async def arguments(context: Context, spec: ShareSpec) -> list[str]:
+async def arguments(context: Context, spec: ShareSpec, place: Place = ALONE) -> list[str]:
     """virtiofsd's command line, everything that it needs checked.
+
+    A QEMU that vfsd starts is given the tag, and versions 7.1 to 8.0 crash with a virtiofsd that announces one.
 
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
     """
@@ -30,6 +33,8 @@ async def arguments(context: Context, spec: ShareSpec) -> list[str]:
     paths = context.paths
     hidden = hardening.hides_all_else(spec, context.scope)
     shared_dir = paths.mount if hidden else paths.source_link(spec.name)
+    if place.machine:
+        spec = dataclasses.replace(spec, announce_tag=False)
     wanted = commands.virtiofsd_arguments(str(binary.path), spec, shared_dir)
     missing = binary.missing(wanted[1:])
     if missing:
@@ -46,7 +51,7 @@ async def units(context: Context, spec: ShareSpec, place: Place = ALONE) -> tupl
     :raise SourceNotFound, InvalidArgs, PrerequisiteMissing, NotSupported: something is missing.
         UnitFailed: the link can't be made.
     """
-    wanted = await arguments(context, spec)
+    wanted = await arguments(context, spec, place)
     locate(context, spec)
     root = context.sources.origin(spec.name).place
     mount_point = "" if root == "/" else root

@@ -47,6 +47,7 @@ let
     xattr = option "xattr" types.bool "Whether there are extended attributes.";
     posixACL = option "posix_acl" types.bool "Whether there are access control lists.";
     announceSubmounts = option "announce_submounts" types.bool "Whether the guest sees what is mounted below the source as mounts.";
+    announceTag = option "announce_tag" types.bool "Whether virtiofsd tells the tag over the share's socket; for crosvm, not for QEMU.";
     inodeFileHandles = option "inode_file_handles" (types.enum [ "never" "prefer" "mandatory" ]) "Whether virtiofsd refers to files by handle, and not by open descriptor.";
     threadPoolSize = option "thread_pool_size" u32 "Threads of virtiofsd that serve requests.";
     translateUID = option "translate_uid" texts "Rules by which virtiofsd translates users.";

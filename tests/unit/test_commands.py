@@ -94,6 +94,7 @@ FLAGS: dict[str, tuple[tuple[str, Any], list[str], list[str]]] = {
     "XAttr": (("b", True), ["--xattr"], []),
     "PosixACL": (("b", True), ["--xattr", "--posix-acl"], []),
     "AnnounceSubmounts": (("b", False), ["--no-announce-submounts"], []),
+    "AnnounceTag": (("b", True), ["--tag=src"], []),
     "InodeFileHandles": (("s", "prefer"), ["--inode-file-handles=prefer"], ["--inode-file-handles=never"]),
     "ThreadPoolSize": (("u", 4), ["--thread-pool-size=4"], ["--thread-pool-size=0"]),
     "Sandbox": (("s", "none"), ["--sandbox=none"], ["--sandbox=namespace"]),

@@ -108,7 +108,14 @@ OPEN: Mapping[str, frozenset[str]] = {
             *("Name", "State", "Reason", "SocketUnit", "ServiceUnit", "Machine", "MountedAt", "GuestOptions"),
             *("Owner", "MainPID", "Restarts", "StateChangedUSec", "Persistent", "OpenFiles"),
             *("Tag", "MountPoint", "MountOptions", "ReadOnly", "Cache", "Writeback", "DirectIO", "XAttr"),
-            *("PosixACL", "AnnounceSubmounts", "InodeFileHandles", "ThreadPoolSize", "Sandbox"),
+            *(
+                "PosixACL",
+                "AnnounceSubmounts",
+                "AnnounceTag",
+                "InodeFileHandles",
+                "ThreadPoolSize",
+                "Sandbox",
+            ),
             *("TranslateUID", "TranslateGID", "UIDMap", "GIDMap", "XAttrMap", "KillPriv", "SecurityLabel"),
             *("AllowDeviceNodes", "AllowSetuid", "SocketGroup", "LogLevel", "LimitNOFILE", *_LIMITS),
         )
