@@ -208,6 +208,23 @@ def test_the_packages_own_test() -> None:
     run(SOURCE / "packaging/debian/tests/system-bus")
 
 
+_DOCUMENTS = re.compile(r"usr/share/(doc|licenses)/")
+
+
+def files(root: Path) -> set[str]:
+    """The files of the programs, by their path, compressed or not; documents lie elsewhere in each distribution."""
+    found = (path.relative_to(root) for path in (root / "usr").rglob("*") if not path.is_dir())
+    names = {str(path).removesuffix(".gz") for path in found if path.suffix != ".pyc"}
+    return {name for name in names if not _DOCUMENTS.match(name)}
+
+
+def make_installs(folder: Path, *options: str) -> set[str]:
+    """What `make install` puts in place, from which all packages are made."""
+    root = folder / "installed"
+    run("make", "--silent", f"--directory={SOURCE}", "install", f"DESTDIR={root}", "PREFIX=/usr", *options)
+    return files(root)
+
+
 def test_fedoras_packages(tmp_path: Path) -> None:
     """They are built, without what Debian's rpm does not know, and rpmlint finds nothing."""
     build, made, of_rpm = tmp_path / "build", tmp_path / "made", SOURCE / "packaging/rpm"
@@ -218,13 +235,31 @@ def test_fedoras_packages(tmp_path: Path) -> None:
     run("rpmlint", "--config", of_rpm / "rpmlint.toml", of_rpm / "vfsd.spec", *packages)
     scripts = run("rpm", "--query", "--package", "--scripts", packages[0])
     assert "systemctl stop vfsd.slice" in scripts
+    root = tmp_path / "root"
+    run("rpm", "--root", root, "--install", "--nodeps", "--noscripts", *packages)
+    assert files(root) == make_installs(tmp_path, "WITH_QMP=system")
 
 
-def test_what_arch_builds_from() -> None:
-    """There is no makepkg here: what it would read can be read."""
-    folder = SOURCE / "packaging/arch"
-    names = run("bash", "-euc", f'source {folder}/PKGBUILD; echo "${{pkgname[*]}}"; declare -F')
-    assert names.splitlines()[0] == "vfsd vfsd-gnome vfsd-plasma"
-    assert {f"declare -f package_{name}" for name in names.splitlines()[0].split()} < set(names.splitlines())
-    hooks = run("bash", "-euc", f"source {folder}/vfsd.install; declare -F")
+@pytest.fixture
+def testers() -> Iterator[Path]:
+    """A folder of the tester's: makepkg builds nothing for root."""
+    with tempfile.TemporaryDirectory(prefix="vfsd-test-", dir="/srv") as folder:
+        shutil.chown(folder, TESTER, TESTER)
+        yield Path(folder)
+
+
+def test_archs_packages(testers: Path, tmp_path: Path) -> None:
+    """They are built from what `make arch` put together, and pacman installs them."""
+    parts, root = testers / "parts", tmp_path / "root"
+    shutil.copytree(PACKAGES / "arch", parts)
+    shutil.chown(parts, TESTER, TESTER)
+    settings = tmp_path / "pacman.conf"
+    settings.write_text("[options]\nArchitecture = auto\n", encoding="utf-8")
+    run("runuser", "-u", TESTER, "--", "sh", "-c", f"cd {parts} && PKGEXT=.pkg.tar makepkg --nodeps")
+    (root / "var/lib/pacman").mkdir(parents=True)
+    pacman = ("pacman", "--config", settings, "--root", root, "--dbpath", root / "var/lib/pacman")
+    run(*pacman, "--upgrade", "--noconfirm", "-dd", "--noscriptlet", *parts.glob("*.pkg.tar"))
+    wheels = f"WHEELS={next(parts.glob('src/vfsd-*/wheels'))}"
+    assert files(root) == make_installs(tmp_path, wheels)
+    hooks = run("bash", "-euc", f"source {parts}/vfsd.install; declare -F")
     assert {"declare -f post_upgrade", "declare -f pre_remove"} < set(hooks.splitlines())

@@ -107,9 +107,7 @@ class Machine:
     def install(self, project: Path) -> None:
         """Install the project's packages: what users get, so nothing is done here that they don't do themselves."""
         here = self.root / packages.IN_LAB
-        here.mkdir(parents=True)
-        for package in self._packages(project).glob("*.deb"):
-            shutil.copyfile(package, here / package.name)
+        shutil.copytree(self._packages(project), here)
         desktop = (self.root / "usr/bin/gnome-shell").exists()
         names = ["vfsd", *(["vfsd-gnome", "vfsd-plasma"] if desktop else [])]
         self.check(
@@ -124,8 +122,9 @@ class Machine:
         self._make(project, "bundle")
         work = "tmp/vfsd-packages"
         shutil.copytree(base.cache() / "wheels", self.root / work / "wheels")
-        where = [f"WHEELS=/{work}/wheels", f"DEB_BUILD=/{work}/build", f"DIST=/{work}/dist"]
-        self.check("make", "--silent", "--directory=/usr/src/vfsd", "deb", *where)
+        builds = [f"{name}_BUILD=/{work}/{name}" for name in ("DEB", "ARCH")]
+        where = [f"WHEELS=/{work}/wheels", f"DIST=/{work}/dist", *builds]
+        self.check("make", "--silent", "--directory=/usr/src/vfsd", "deb", "arch", *where)
         built = packages.keep(key, self.root / work / "dist")
         shutil.rmtree(self.root / work)
         return built

@@ -1,6 +1,7 @@
-"""vfsd's packages for Debian: built in a lab by `make deb`, kept in the cache under a hash of what they are made of.
+"""vfsd's packages for Debian, and what Arch's are built from, kept in the cache under a hash of what they are made of.
 
-So a lab has what users get, for some seconds after each change and for none after that.
+`make deb arch` makes them in a lab. So a lab has what users get, for some seconds after each change and for none after
+that.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def keep(name: str, built: Path) -> Path:
     part = Path(tempfile.mkdtemp(prefix="building-", dir=top))
     for package in built.glob("*.deb"):
         shutil.copyfile(package, part / package.name)
+    shutil.copytree(built / "arch", part / "arch")
     with contextlib.suppress(OSError):  # another lab was faster
         part.rename(top / name)
     for other in top.iterdir():

@@ -28,7 +28,8 @@ COMMON = (
     "busybox-static util-linux iproute2 uidmap acl attr kmod strace less mandoc make xz-utils zstd "
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml nix-bin "
     "python3-venv python3-pip python3-setuptools python3-wheel zsh fish "
-    "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint"
+    "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint "
+    "makepkg pacman-package-manager libarchive-tools"
 )
 
 #: What a desktop has besides: both shells, what drives and reads them, and what checks metadata and translations.

@@ -227,7 +227,8 @@ def test_packages_are_made_of_what_the_makefile_copies() -> None:
 def test_packages_are_kept_while_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFSD_LAB_CACHE", str(tmp_path / "cache"))
     built = tmp_path / "built"
-    built.mkdir()
+    (built / "arch").mkdir(parents=True)
+    (built / "arch/PKGBUILD").touch()
     (built / "vfsd_1_all.deb").write_text("it")
     (built / "vfsd_1_amd64.changes").touch()
     assert packages.find("new") is None
@@ -236,7 +237,8 @@ def test_packages_are_kept_while_they_are_used(tmp_path: Path, monkeypatch: pyte
         os.utime(packages.folder() / name, (0, 0))
     found = packages.find("new")  # which makes it recent
     assert found
-    assert [path.name for path in found.iterdir()] == ["vfsd_1_all.deb"]
+    assert sorted(path.name for path in found.iterdir()) == ["arch", "vfsd_1_all.deb"]
+    assert (found / "arch/PKGBUILD").exists()
     packages.keep("newest", built)
     assert sorted(path.name for path in packages.folder().iterdir()) == ["new", "newest"]
 
