@@ -133,6 +133,29 @@ def test_edit_changes_what_is_written(vfsd: Vfsd, folder: Path) -> None:
     assert (shown["State"], shown["ReadOnly"]) == ("listening", True)
 
 
+def test_a_share_that_edit_adds_is_one_of_its_own(vfsd: Vfsd, folder: Path) -> None:
+    """As vfsctl(1) says: it is made by itself, so it outlives the machine; what edit takes away it takes away whole."""
+    ok(vfsd, "machine", "add", "dev", "--builtin", *SMALL)
+    more = f"[[shares]]\nsource = '{folder}'\ntag = 'more'\n"
+    begin = ok(vfsd, "machine", "export", "dev")
+    for _ in range(2):
+        assert (
+            ok(vfsd, "machine", "edit", "dev", "--file", "-", stdin=begin + more)
+            == "dev is changed: with share more.\n"
+        )
+        assert "dev.more" in ok(vfsd, "share", "list")
+        assert (
+            ok(vfsd, "machine", "edit", "dev", "--file", "-", stdin=begin)
+            == "dev is changed: without share dev.more.\n"
+        )
+        assert "dev.more" not in ok(vfsd, "share", "list")
+    ok(vfsd, "machine", "edit", "dev", "--file", "-", stdin=begin + more)
+    ok(vfsd, "machine", "remove", "dev")
+    assert "State=listening" in ok(vfsd, "share", "show", "dev.more")
+    ok(vfsd, "share", "remove", "dev.more")
+    nothing_left(vfsd)
+
+
 def test_a_bad_edit_is_kept_and_can_be_applied_later(vfsd: Vfsd, folder: Path) -> None:
     ok(vfsd, "machine", "add", "dev", "--builtin", *SMALL)
     code, _, err = edit(vfsd, "machine", "dev", 'sed -i "$ a cpus = many"')
@@ -151,7 +174,7 @@ def test_a_bad_edit_is_kept_and_can_be_applied_later(vfsd: Vfsd, folder: Path) -
     assert vfsctl(vfsd, "share", "show", "dev.new", "--json").json()["Machine"].endswith("/dev")
     ok(vfsd, "machine", "edit", "dev", "--file", "-", stdin="builtin = true\n")
     assert vfsctl(vfsd, "machine", "show", "dev", "--json").json()["Shares"] == []
-    ok(vfsd, "share", "remove", "dev.new")
+    assert vfsctl(vfsd, "share", "show", "dev.new").code == 4
 
 
 def test_what_a_running_machine_can_not_change_is_told_and_kept(vfsd: Vfsd) -> None:

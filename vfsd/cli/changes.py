@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vfsd.cli import definition
 from vfsd.cli.definition import Known
-from vfsd.cli.errors import CallFailed, CliError
+from vfsd.cli.errors import NO_SUCH_SHARE, CallFailed, CliError
 from vfsd.cli.objects import MACHINE, SHARE, Kind
 from vfsd.cli.values import Options, Typed
 from vfsd.errors import InvalidArgs
@@ -174,9 +174,19 @@ async def apply(client: Client, known: Known, todo: Changes, scope: Scope) -> No
         if stopped:
             await client.call(known.path, SHARE.interface, "Start")
     for name in todo.removed:
-        await client.call(known.path, MACHINE.interface, "DetachShare", "s", name)
+        await _remove(client, known, name)
     for share in todo.added:
         await _add(client, known, share, scope)
+
+
+async def _remove(client: Client, known: Known, name: str) -> None:
+    """Take a share from a machine: one that was made with it goes with that, one that `_add` made is left over."""
+    await client.call(known.path, MACHINE.interface, "DetachShare", "s", name)
+    try:
+        await client.manager("RemoveShare", "s", name)
+    except CallFailed as error:
+        if error.name != NO_SUCH_SHARE:
+            raise
 
 
 async def _add(client: Client, known: Known, share: ShareSpec, scope: Scope) -> None:
