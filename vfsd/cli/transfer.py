@@ -72,7 +72,7 @@ def add_import(group: click.Group) -> None:
         try:
             spec = definition.read(SHARE, read_text(file), name, session.scope)
         except document.BadDocument as error:
-            raise CliError(f"{file} can't be used: {error}", "correct it.") from None
+            raise CliError(f"file {file} can't be used: {error}", "correct it.") from None
         finish(session, SHARE, spec, dry_run=dry_run, persistent=persistent)
 
 
@@ -119,11 +119,11 @@ def read_text(file: str) -> str:
             with Path(file).open("rb") as stream:
                 data = stream.read(TEXT_MAX + 1)
         if len(data) > TEXT_MAX:
-            raise CliError(f"{file} is longer than {TEXT_MAX >> 20} MiB", "it defines no machine.")
+            raise CliError(f"file {file} is longer than {TEXT_MAX >> 20} MiB", "it defines no machine.")
         return data.decode()
     except OSError as error:
         raise CliError(
-            f"{file} can't be read: {error.strerror}", "name a file, or - for standard input."
+            f"file {file} can't be read: {error.strerror}", "name a file, or - for standard input."
         ) from None
     except UnicodeDecodeError:
-        raise CliError(f"{file} is no text in UTF-8", "name another.") from None
+        raise CliError(f"file {file} is no text in UTF-8", "name another.") from None

@@ -31,8 +31,9 @@ FILE is one of these; - reads standard input:
   TOML, as "vfsctl machine export" writes it
   libvirt's XML of a domain, as "virsh dumpxml" prints it
   a shell script or command line that starts QEMU, such as microvm.nix's
-  microvm-run; give what starts its virtiofsds too (virtiofsd-run's
-  supervisord.conf, or a script): how a directory is served, only they tell
+  microvm-run; give what starts its virtiofsds too (virtiofsd-run, or
+  another script): how a directory is served, only they tell
+  /proc/PID/cmdline of a QEMU that runs, and of its virtiofsds
 Instead of files there may be a command line: -- qemu-system-x86_64 …
 What can't be taken over is told on standard error, a line each; for QEMU's
 own options the property ExtraArguments is there.
@@ -81,7 +82,7 @@ def _from_toml(text: str, name: str, file: str, scope: Scope) -> MachineSpec:
     try:
         return document.read_machine(text, name, scope)
     except document.BadDocument as error:
-        raise CliError(f"{file} can't be used: {error}", "correct it.") from None
+        raise CliError(f"file {file} can't be used: {error}", "correct it.") from None
 
 
 def _form_of(text: str) -> str:
@@ -95,7 +96,8 @@ def _form_of(text: str) -> str:
 
 
 def _is_qemu(word: str) -> bool:
-    return bool(_PROGRAM.fullmatch(PurePath(word).name))
+    """Whether a word names QEMU; one that is set to it (QEMU=…) does not."""
+    return "=" not in word and bool(_PROGRAM.fullmatch(PurePath(word).name))
 
 
 def _own_name(found: Found) -> str:
@@ -133,17 +135,29 @@ def _from_commands(commands: Iterable[list[str]], beside: Mapping[str, Served] |
     from vfsd.cli.imports import qemu, virtiofsd  # noqa: PLC0415
 
     machines: list[list[str]] = []
+    handed: list[str] = []
     served = dict(beside or {})
     for words in commands:
         names = [PurePath(word).name for word in words]
         at = next((place for place, word in enumerate(words) if _is_qemu(word)), None)
         if at is not None:
-            machines.append(words[at + 1 :])
+            if at + 1 < len(words):  # else it is asked for, as by "command -v"
+                machines.append(words[at + 1 :])
         elif "virtiofsd" in names:
             one = virtiofsd.read(words[names.index("virtiofsd") + 1 :])
-            if one is not None:
+            if one is not None and one.socket:
                 served[one.socket] = one
+            elif one is not None:
+                handed.append(one.share.source)
     if len(machines) != 1:
         what = f"{len(machines)} command lines of QEMU are" if machines else "no command line of QEMU is"
-        raise CliError(f"{what} in it", "give what starts one machine: a script, or -- qemu-system-x86_64 …")
-    return qemu.read(machines[0], served)
+        raise CliError(
+            f"{what} in it",
+            "give what starts one machine: a script in which QEMU is named, or -- qemu-system-x86_64 …",
+        )
+    found = qemu.read(machines[0], served)
+    for source in handed:
+        found.leave(
+            f"directory {source}", "its virtiofsd was given an open socket, which has no name to know it by"
+        )
+    return found

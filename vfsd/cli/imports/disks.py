@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterator, Mapping
 
-from vfsd.cli.imports.found import Found
-from vfsd.cli.imports.words import flat, properties
+from vfsd.cli.imports.found import Disk, Found
+from vfsd.cli.imports.words import is_on, properties
 
 DEVICES = ("virtio-blk", "scsi-hd", "scsi-disk", "ide-hd", "nvme", "usb-storage", "scsi-cd", "ide-cd")
-
-
-class _Disk(NamedTuple):
-    path: str
-    read_only: bool
-    cdrom: bool = False
+_DRIVERS = ("file", "host_device", "raw", "qcow2")
+"""Block drivers of a chain that ends in an image of vfsd's."""
+_DISCARDED = "snapshot=on, which kept the file as it was"
 
 
 class Disks:
@@ -23,16 +20,16 @@ class Disks:
     def __init__(self, found: Found) -> None:
         self._found = found
         self._nodes: dict[str, dict[str, str]] = {}
-        self._drives: dict[str, _Disk] = {}
-        self._disks: list[_Disk] = []
+        self._drives: dict[str, Disk] = {}
+        self._disks: list[Disk] = []
 
     def plain(self, path: str) -> None:
         """`-hda` and its like."""
-        self._disks.append(_Disk(path, read_only=False))
+        self._disks.append(Disk(path, bus="ide"))
 
     def cdrom(self, path: str) -> None:
         """`-cdrom`."""
-        self._disks.append(_Disk(path, read_only=True, cdrom=True))
+        self._disks.append(Disk(path, cdrom=True))
 
     def drive(self, value: str) -> None:
         """`-drive`."""
@@ -42,8 +39,17 @@ class Disks:
             if given.get("unit", "0") == "0":
                 self._found.set_firmware(path)
             return
-        read_only = given.get("read-only", given.get("readonly", "off")) == "on"
-        disk = _Disk(path, read_only, given.get("media") == "cdrom")
+        if given.get("if") in ("floppy", "sd", "mtd"):
+            self._found.leave(f"-drive {value}")
+            return
+        disk = Disk(
+            path,
+            read_only=is_on(given, "read-only") or is_on(given, "readonly"),
+            cdrom=given.get("media") == "cdrom",
+            format=given.get("format", ""),
+            bus=given.get("if", "ide"),
+            lost=(*((_DISCARDED,) if is_on(given, "snapshot") else ()), *_lost(given)),
+        )
         if given.get("if") == "none" and "id" in given:
             self._drives[given["id"]] = disk
         elif path:
@@ -51,37 +57,73 @@ class Disks:
 
     def blockdev(self, value: str) -> None:
         """`-blockdev`, as JSON too."""
-        try:
-            node = flat(json.loads(value)) if value.startswith("{") else dict(properties(value))
-        except (ValueError, AttributeError):
-            self._found.leave(f"-blockdev {value}", "it is no object of JSON")
-            return
-        self._nodes[node.get("node-name", "")] = node
+        node = dict(properties(value))
+        if "node-name" in node:
+            self._nodes[node["node-name"]] = node
+        else:
+            self._found.leave(f"-blockdev {value}", "it has no node-name")
 
-    def device(self, kind: str, drive: str, text: str) -> None:
+    def flash(self, name: str) -> None:
+        """A block node that is the machine's firmware."""
+        disk = self._node(name)
+        self._found.set_firmware(disk.path if disk else name)
+
+    def device(self, kind: str, given: Mapping[str, str], text: str) -> None:
         """A device of `DEVICES` that shows a drive or a block node to the guest."""
-        disk = self._named(drive)
+        name = given.get("drive", "")
+        disk = self._drives.pop(name, None) or self._node(name)
         if disk is None:
             self._found.leave(f"-device {text}")
-        else:
-            self._disks.append(disk._replace(cdrom=disk.cdrom or kind.endswith("-cd")))
+            return
+        self._disks.append(
+            dataclasses.replace(
+                disk,
+                cdrom=disk.cdrom or kind.endswith("-cd"),
+                bus=kind.partition("-")[0],
+                lost=(*disk.lost, *_lost(given)),
+            )
+        )
 
     def connect(self) -> None:
         """Say what there is; a drive that no device names stands for itself."""
         for disk in [*self._disks, *self._drives.values()]:
-            self._found.set_disk(disk.path, read_only=disk.read_only, cdrom=disk.cdrom)
+            self._found.set_disk(disk)
 
-    def _named(self, name: str) -> _Disk | None:
-        """The drive of that name, or the file below a chain of block nodes."""
-        if name in self._drives:
-            return self._drives.pop(name)
-        read_only = False
+    def _node(self, name: str) -> Disk | None:
+        """The file below a chain of block nodes."""
+        disk = Disk("")
+        for node in self._chain(name):
+            driver = node.get("driver", "")
+            odd = driver and driver not in _DRIVERS
+            disk = dataclasses.replace(
+                disk,
+                read_only=disk.read_only or is_on(node, "read-only"),
+                format=disk.format or (driver if odd or driver == "qcow2" else ""),
+            )
+            if path := node.get("file.filename") or node.get("filename"):
+                return dataclasses.replace(disk, path=path)
+        return None
+
+    def _chain(self, name: str) -> Iterator[dict[str, str]]:
+        """The nodes below one, which may be in a circle."""
         for _ in range(len(self._nodes)):
             node = self._nodes.get(name)
             if node is None:
-                return None
-            read_only = read_only or node.get("read-only") == "on"
-            if path := node.get("file.filename") or node.get("filename"):
-                return _Disk(path, read_only)
+                return
+            yield node
             name = node.get("file", "")
-        return None
+
+
+def _lost(given: Mapping[str, str]) -> Iterator[str]:
+    """What a guest or its owner would miss."""
+    for key in (
+        "serial",
+        "iops",
+        "bps",
+        "iops_rd",
+        "iops_wr",
+        "throttling.iops-total",
+        "throttling.bps-total",
+    ):
+        if given.get(key):
+            yield f"{key}={given[key]}"

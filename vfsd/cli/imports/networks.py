@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-from vfsd.cli.imports.found import OWN_ADDRESS, Found
+from vfsd.cli.imports.found import Found
 from vfsd.cli.imports.words import properties
 
 CARDS = ("virtio-net", "e1000", "rtl8139", "vmxnet3", "ne2k", "igb")
 _FORWARD = re.compile(r"(?:(tcp|udp):)?(\[[^]]*\]|[^:]*):(\d+)-(\[[^]]*\]|[^:]*):(\d+)")
 _GUEST_ADDRESSES = ("", "10.0.2.15")
 """QEMU's own network gives the guest this one."""
-_OF_THE_CARD = ("", "type", "id", "model", "mac")
+_OWN = ("", "type", "id", "model", "mac", "hostfwd", "br", "helper", "ifname", "netdev")
+_OWN_VALUES = (("script", "no"), ("downscript", "no"))
+"""A tap device is set up by who made it; so it is with vfsd."""
 
 
 def read(found: Found, value: str) -> None:
@@ -20,27 +22,24 @@ def read(found: Found, value: str) -> None:
     first = dict(given)
     kind, what = first.get("type") or first.get(""), f"network {value}"
     if kind == "user":
-        found.set_network("user", what)
+        wanted = "user"
+    elif kind == "bridge":
+        wanted = f"bridge:{first.get('br', 'br0')}"
+    elif kind == "tap" and "ifname" in first:
+        wanted = f"tap:{first['ifname']}"
+    elif kind == "none":
+        wanted = "none"
+    else:
+        wanted = ""
+        if kind != "nic":
+            found.leave(what)
+    if wanted and found.set_network(wanted, what):
         for key, item in given:
             if key == "hostfwd":
                 _forward(found, item)
-            elif key not in _OF_THE_CARD:
+            elif key not in _OWN and (key, item) not in _OWN_VALUES:
                 found.leave(f"network option {key}={item}")
-    elif kind == "bridge":
-        found.set_network(f"bridge:{first.get('br', 'br0')}", what)
-    elif kind == "tap" and "ifname" in first:
-        found.set_network(f"tap:{first['ifname']}", what)
-    elif kind == "none":
-        found.set_network("none", what)
-    elif kind != "nic":
-        found.leave(what)
-    card(found, first.get("mac", ""))
-
-
-def card(found: Found, address: str) -> None:
-    """A network card with an address, or with none of its own."""
-    if address:
-        found.leave(f"address {address}", OWN_ADDRESS)
+    found.set_card(first.get("model", ""), first.get("mac", ""))
 
 
 def _forward(found: Found, rule: str) -> None:

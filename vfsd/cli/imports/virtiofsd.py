@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfsd import files
 from vfsd.cli.errors import CliError
 from vfsd.cli.imports.found import FoundShare
+from vfsd.cli.imports.shell import SHELL, is_unknown
 from vfsd.cli.values import absolute, parse_value
 from vfsd.errors import VfsdError
 from vfsd.model import SHARE_OPTIONS, ShareSpec
@@ -40,10 +42,27 @@ _VALUES = {
     "gid-map": "GIDMap",
 }
 _SOCKET = {"socket-path", "socket", "fd", "tag", "socket-group"}
-_OWN = {*_SOCKET, "announce-submounts", "syslog", "print-capabilities", "f", "d", "foreground"}
+_OWN = {
+    *_SOCKET,
+    "announce-submounts",
+    "no-killpriv-v2",
+    "syslog",
+    "print-capabilities",
+    "f",
+    "d",
+    "foreground",
+}
 """What vfsd sees to by itself, or what is its default. Its sockets are its own, and so is who may open them."""
-_TAKES_VALUE = {*_VALUES, *_SOCKET, "shared-dir", "modcaps", "seccomp", "o"}
-SHELL = "a shell would put something in place of $"
+_TAKES_VALUE = {
+    *_VALUES,
+    *_SOCKET,
+    "shared-dir",
+    "modcaps",
+    "seccomp",
+    "o",
+    "migration-mode",
+    "migration-on-error",
+}
 
 
 @dataclass
@@ -68,7 +87,7 @@ def read(words: Sequence[str]) -> Served | None:
             source = value
         elif name in ("socket-path", "socket", "vhost_user_socket"):
             socket = value
-        elif "$" in name + value:
+        elif is_unknown(name) or is_unknown(value):
             left.append(f"{_shown(name, value)} ({SHELL})")
         elif name == "no-announce-submounts":
             share.set("AnnounceSubmounts", False)
@@ -81,7 +100,7 @@ def read(words: Sequence[str]) -> Served | None:
             left.append(_shown(name, value))
     if not source:
         return None
-    if "$" in source:
+    if is_unknown(source):
         return Served(socket, FoundShare(""), [*left, f"{_shown('shared-dir', source)} ({SHELL})"])
     share.source = absolute(source)
     return Served(socket, share, left)
@@ -91,12 +110,10 @@ def beside(script: Path) -> Iterator[Served]:
     """What microvm.nix notes beside its scripts: the source and the socket of each share, not how it is served."""
     for folder in sorted(script.absolute().parent.parent.glob("share/microvm/virtiofs/*")):
         try:
-            source, socket = (
-                (folder / name).read_text(encoding="utf-8").strip() for name in ("source", "socket")
-            )
+            source, socket = (files.read_text(folder / name).strip() for name in ("source", "socket"))
         except (OSError, UnicodeDecodeError):
             continue
-        if source and "$" not in source:
+        if source and not is_unknown(source):
             yield Served(socket, FoundShare(absolute(source)), ["options, as its command line is not given,"])
 
 
@@ -108,15 +125,14 @@ def _shown(name: str, value: str) -> str:
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Names and values; the old `-o name=value,…` are taken apart."""
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    rest = iter(words)
+    for word in rest:
         if not word.startswith("-"):
             yield "", word
             continue
         name, equals, value = word.lstrip("-").partition("=")
-        if not equals and name in _TAKES_VALUE and rest:
-            value = rest.pop(0)
+        if not equals and name in _TAKES_VALUE:
+            value = next(rest, "")
         if name == "o":
             for part in value.split(","):
                 inner, _, content = part.partition("=")
@@ -127,6 +143,8 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _set(share: FoundShare, option: str, value: str) -> str:
     """Set an option from its text; why that can't be, or ""."""
+    if (option, value) == ("Cache", "none"):
+        value = "never"  # as virtiofsd called it before
     try:
         typed = parse_value(SHARE_OPTIONS[option], value)
         if typed.signature == "as" and option in share.options:
