@@ -29,7 +29,8 @@ COMMON = (
     "cpio qemu-guest-agent openssh-server openssh-client python3-yaml nix-bin "
     "python3-venv python3-pip python3-setuptools python3-wheel zsh fish "
     "qemu-system-modules-spice debhelper dh-python gettext lintian rpm rpmlint "
-    "makepkg pacman-package-manager libarchive-tools"
+    "makepkg pacman-package-manager libarchive-tools "
+    "libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-storage libvirt-clients virt-install"
 )
 
 #: What a desktop has besides: both shells, what drives and reads them, and what checks metadata and translations.
@@ -52,6 +53,9 @@ MASKED = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "logrotate.timer",
     "fstrim.timer",
     "systemd-networkd-wait-online.service",
     "systemd-timesyncd.service",
@@ -105,8 +109,19 @@ DRIVERS = (
     "/usr/lib/*/libz3.so*",
 )
 
-#: What a lab has no use for, and a guest that has the tree as its root enables again.
-DISABLED = ("ssh.service", "ssh.socket")
+#: What a lab has no use for until a test starts it: sshd in a guest that has the tree as its root, and libvirt.
+DISABLED = (
+    "ssh.service",
+    "ssh.socket",
+    "libvirt-guests.service",
+    "libvirtd.service",
+    "libvirtd.socket",
+    "libvirtd-admin.socket",
+    "libvirtd-ro.socket",
+    "virtlogd.service",
+    "virtlogd.socket",
+    "virtlogd-admin.socket",
+)
 
 #: Configuration files of the tree: path → text.
 FILES = {
