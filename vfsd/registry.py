@@ -116,18 +116,14 @@ class Registry:
     async def remove_share(self, share: Share) -> None:
         """Stop and forget a share. :raise ShareBusy, UnitFailed."""
         if share.configured:
-            raise InvalidArgs(
-                f'share "{share.name}" is defined by a file; take the file away and call Reload'
-            )
+            raise InvalidArgs(f'share "{share.name}" is defined by a file; remove that and call Reload')
         await share.remove()
         self._drop_share(share)
 
     async def remove_machine(self, machine: Machine) -> None:
         """Forget a machine and its own shares. :raise WrongState."""
         if machine.configured:
-            raise InvalidArgs(
-                f'machine "{machine.name}" is defined by a file; take the file away and call Reload'
-            )
+            raise InvalidArgs(f'machine "{machine.name}" is defined by a file; remove that and call Reload')
         await machine.remove()
         self._drop_machine(machine)
 
@@ -193,8 +189,10 @@ class Registry:
         await self.examine()
 
     async def examine(self) -> None:
-        """Find out which machines a Refresh would change."""
+        """Find out which machines a Refresh would change; shares without a client need none."""
         await asyncio.gather(*(machine.examine() for machine in self.machines.values() if machine.live))
+        for share in list(self.shares.values()):
+            await share.follow_virtiofsd()
 
     async def read_configuration(self) -> None:
         """Make objects of what the configuration folders define, and forget idle ones whose file is gone."""

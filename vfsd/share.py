@@ -78,6 +78,15 @@ class Share(Serving):
             self.refresh("its socket or service was taken away, and is made again")
             return True
 
+    async def follow_virtiofsd(self) -> None:
+        """Listen anew if the next client would get another virtiofsd than is found now: Nix may take that one away."""
+        with contextlib.suppress(VfsdError):  # state and journal say it; without a virtiofsd nothing changes
+            async with self._turns.take():
+                waits = self.state is ShareState.LISTENING and not (self.owned or self.in_use)
+                if waits and self.memory.virtiofsd != await virtiofsd.program(self._context):
+                    await self.release()
+                    await self._listen()
+
     async def stop(self) -> None:
         """Stop listening and end virtiofsd. :raise VfsdError: see the interface."""
         async with self._turns.take():
@@ -188,8 +197,9 @@ class Share(Serving):
                 self._source_vanished(problem)
         super().unit_changed(unit, status)
         self._limit_what_runs()
-        if self.gone and unit == self.service_unit and not (status.runs or self.in_use):
-            self._context.spawn(self.listen_again())  # the last client of what is gone has left
+        if unit == self.service_unit and not (status.runs or self.in_use):
+            # the last client, of what is gone or of a virtiofsd that was replaced, may have left
+            self._context.spawn(self.listen_again() if self.gone else self.follow_virtiofsd())
 
     def source_looked_at(self, problem: str, origin: Origin | None, *, same: bool) -> None:
         """Take note of how the source is; see vfsd.sources.Follower."""
@@ -252,8 +262,9 @@ class Share(Serving):
 
     async def units(self, place: Place = ALONE) -> tuple[Unit, Unit]:
         """Socket and service, with the link that they name made. :raise VfsdError: see virtiofsd.units()."""
-        self._remember(limits_wait="")
-        return await virtiofsd.units(self._context, self.spec, place)
+        made = await virtiofsd.units(self._context, self.spec, place)
+        self._remember(limits_wait="", virtiofsd=await virtiofsd.program(self._context))
+        return made
 
     async def hand_over(self) -> None:
         """Stop listening, so that a machine that starts can take the units over. :raise UnitFailed, ShareBusy."""

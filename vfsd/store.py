@@ -74,6 +74,8 @@ class Memory:
     removing: bool = False
     limits_wait: str = ""
     """Limits of a share that changed and that its service is to be told when it runs: names, with blanks between."""
+    virtiofsd: str = ""
+    """Which one a share's next client gets, as long as the share listens."""
     failure: str = ""
     restarts: int = 0
     state: str = ""

@@ -21,6 +21,7 @@ How the units hold together, and why (each point was found by running it):
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import signal
@@ -55,6 +56,8 @@ UMASK = 0o077
 
 LEADER = Path(__file__).with_name("leader.sh")
 """What runs beside QEMU for systemd-machined."""
+_IN_STORE = re.compile(r"/(?:nix|gnu)/store/[0-9A-Za-z+._?=-]+")
+"""A path of Nix's or Guix's, of no other letters than these, down to the name that is collected or kept as a whole."""
 _POWER_OFF_SIGNAL = signal.SIGRTMIN + 4
 """What machined sends to the leader of a machine that is to power off: systemd(1) takes it for that too."""
 
@@ -154,6 +157,7 @@ def _share_service(
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
         *limits.properties(spec),
         *hardening.virtiofsd(spec, scope, paths),
+        *_in_use(*arguments, spec.source),
     ]
     if place.plugged_into:
         properties.append(("Before", "as", [place.plugged_into]))
@@ -212,6 +216,7 @@ def machine_units(
     if reboot_command:
         beside = leader_command(unit.name, own, scope, reboot_command)
         properties.append(("ExecStartPostEx", "a(sasas)", command(beside, "ignore-failure", "privileged")))
+    properties += _in_use(*arguments, *stop_command, *reboot_command, spec.kernel, spec.initrd, spec.image)
     return unit, [_machine_slice(spec), _machine_socket(spec, own)]
 
 
@@ -250,6 +255,17 @@ def _machine_slice(spec: MachineSpec) -> Unit:
 
 def _slice(machine: str) -> str:
     return names.machine_slice(machine) if machine else names.ROOT_SLICE
+
+
+def _in_use(*texts: str) -> list[Property]:
+    """Keep what these name in /nix/store for as long as the unit runs, also when vfsd or the guest were replaced.
+
+    A garbage collection of Nix's (or Guix's) takes everything away that neither a profile nor a process refers to. It
+    looks at the processes' environment, and does not see what they were called with, or, after a pivot_root(), where
+    they run from.
+    """
+    found = dict.fromkeys(path for text in texts for path in _IN_STORE.findall(text))
+    return [("Environment", "as", [f"VFSD_USES={' '.join(found)}"])] if found else []
 
 
 def _log_fields(*, share: str = "", machine: str = "") -> list[bytes]:

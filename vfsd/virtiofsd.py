@@ -20,6 +20,11 @@ SPACE_TIMEOUT = 5.0
 """Seconds in which a file system must tell its size: one on the network may never do so."""
 
 
+async def program(context: Context) -> str:
+    """The path of the virtiofsd that would be run now. :raise PrerequisiteMissing: there is none."""
+    return str((await context.host.virtiofsd()).path)
+
+
 async def arguments(context: Context, spec: ShareSpec, place: Place = ALONE) -> list[str]:
     """virtiofsd's command line, everything that it needs checked.
 

@@ -81,7 +81,7 @@ def test_a_share_from_a_file(vfsd: Vfsd, folders: Folders, folder: Path) -> None
         wait_active(vfsd, SRC)
     vfsd.restart()
     wait_for(lambda: shares(vfsd) == {"src": "listening"}, "it is there after a restart")
-    with pytest.raises(CommandFailed, match="defined by a file; take the file away"):
+    with pytest.raises(CommandFailed, match="defined by a file; remove that"):
         vfsd.manager("RemoveShare", "s", "src")
 
 

@@ -64,6 +64,23 @@ def test_no_path_of_a_machines_is_in_its_units(one: str, other: str, scope: Scop
     assert "MARK" not in repr([unit, *aux])
 
 
+def test_what_lies_in_a_store_is_named_for_the_collector_of_garbage() -> None:
+    """Each store path once, as far as it goes; and nothing at all where there is no store."""
+    paths = PATHS.machine("dev")
+    options = {"Kernel": ("s", "/nix/store/k-linux/bzImage"), "Image": ("s", "/gnu/store/i-$x.img")}
+    spec = MachineSpec.from_options("dev", Scope.SYSTEM, options)
+    arguments = ["/nix/store/q-qemu/bin/qemu", "-append", "init=/nix/store/t-system/init quiet"]
+    stop = units.stop_command("/nix/store/p-python3.13/bin/python3", Path("/nix/store/v-vfsd/x.py"), paths, 5)
+    unit, _ = units.machine_units(spec, arguments, stop, [], Scope.SYSTEM, PATHS, [])
+    named = ["q-qemu", "t-system", "p-python3.13", "v-vfsd", "k-linux"]
+    wanted = " ".join([*(f"/nix/store/{name}" for name in named), "/gnu/store/i-"])
+    assert get(unit)["Environment"] == [f"VFSD_USES={wanted}"]
+    _, service = share_units("/nix/store/s-site/share/a b")
+    assert get(service)["Environment"] == ["VFSD_USES=/nix/store/s-site"]
+    _, service = share_units("/srv/nix/stores")
+    assert "Environment" not in get(service)
+
+
 @given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,30}", fullmatch=True), SCOPES)
 def test_properties_match_their_signatures(name: str, scope: Scope) -> None:
     spec = MachineSpec.from_options("dev", scope, {})
