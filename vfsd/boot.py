@@ -242,10 +242,9 @@ async def _disk(context: Context, machine: Lifecycle, files: _Files) -> list[Lay
     if not spec.image:
         return []
     files.check("image", spec.image)
+    qemu, state = (await context.host.qemu()).path, context.paths.machine_state(spec.name)
     try:
-        found = await asyncio.to_thread(
-            image.look, Path(spec.image), context.paths.machine_state(spec.name), spec.name
-        )
+        found = await asyncio.to_thread(image.look, Path(spec.image), state, spec.name, qemu)
     except OSError as error:
         raise InvalidArgs(
             f'"{error.filename}", of the image of machine "{spec.name}", can\'t be used: {error.strerror}'

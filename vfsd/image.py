@@ -53,17 +53,18 @@ class Layer:
     data: Opened | None = None
 
 
-def look(image: Path, folder: Path, machine: str) -> list[File]:
+def look(image: Path, folder: Path, machine: str, qemu: Path) -> list[File]:
     """The files of an image, the topmost first; blocks.
 
     :param folder: where the format is remembered.
     :param machine: whose image it is.
+    :param qemu: the QEMU that is to use it; the qemu-img beside it is asked, else that of PATH.
     :raise OSError: the image can't be read. PrerequisiteMissing, InvalidArgs: its files can't be found out.
     """
     kind = _format(image, folder)
     if kind != "qcow2" or not _has_further_files(image):
         return [File(image, kind, _is_device(image))]
-    return [_file(told) for told in _chain(image, machine)]
+    return [_file(told) for told in _chain(image, machine, qemu)]
 
 
 def layers(files: Iterable[File], openings: Openings) -> list[Layer]:
@@ -133,8 +134,8 @@ def _has_further_files(image: Path) -> bool:
     return bool(int.from_bytes(header[_BACKING]) or features & _EXTERNAL_DATA)
 
 
-def _chain(image: Path, machine: str) -> list[dict[str, Any]]:
-    program = shutil.which("qemu-img")
+def _chain(image: Path, machine: str, qemu: Path) -> list[dict[str, Any]]:
+    program = shutil.which("qemu-img", path=str(qemu.parent)) or shutil.which("qemu-img")
     if program is None:
         raise PrerequisiteMissing(
             f'"{image}", the image of machine "{machine}", has several files, of which qemu-img tells; install it '
