@@ -67,17 +67,10 @@
 
       lib = import ./packaging/nix/lib.nix;
 
-      checks = each (
-        system:
-        let
-          pkgs = packagesOf system;
-        in
-        {
-          package = self.packages.${system}.vfsd;
-          shares = pkgs.testers.runNixOSTest (import ./packaging/nix/tests/shares.nix self);
-          nixos-guest = pkgs.testers.runNixOSTest (import ./packaging/nix/tests/nixos-guest.nix self);
-        }
-      );
+      checks = each (system: {
+        package = self.packages.${system}.vfsd;
+        inherit (self.packages.${system}.vfsd.tests) nixos-guest shares version;
+      });
 
       devShells = each (
         system:

@@ -17,6 +17,7 @@
   util-linux,
   xz,
   zstd,
+  testers,
 }:
 let
   python = python3.withPackages (modules: [
@@ -76,7 +77,9 @@ stdenv.mkDerivation (finalAttrs: {
   ];
 
   # vfsd's own variables name what it is made of, and still give way to those of whoever runs it. Nothing is looked up
-  # in /usr; /run/wrappers has newuidmap, which is setuid.
+  # in /usr. On other distributions the host's ssh and systemctl come first: they know the host's configuration, and
+  # that of systemd its version. /run/wrappers has newuidmap, which is setuid. VFSD_USES names this package in the
+  # environment of what runs from it, so that it is not collected before that ends: its processes are Python's.
   postInstall = ''
     for program in vfsd vfsctl; do
       install -d $out/libexec
@@ -86,9 +89,9 @@ stdenv.mkDerivation (finalAttrs: {
         --set-default VFSD_VIRTIOFSD ${lib.getExe' virtiofsd "virtiofsd"} \
         --set-default VFSD_GUEST_BUSYBOX ${lib.getExe' pkgsStatic.busybox "busybox"} \
         --set-default VFSD_GUEST_KERNEL ${finalAttrs.passthru.guestKernel}/kernel \
-        --prefix PATH : ${
+        --set VFSD_USES $out \
+        --suffix PATH : ${
           lib.makeBinPath [
-            qemu
             openssh
             systemd
             util-linux
@@ -114,6 +117,25 @@ stdenv.mkDerivation (finalAttrs: {
 
   passthru = {
     inherit guestKernel;
+    tests =
+      let
+        vmTest =
+          file:
+          testers.runNixOSTest (
+            import file {
+              lib = import ./lib.nix;
+              nixosModules.vfsd = {
+                imports = [ ./module.nix ];
+                services.vfsd.package = finalAttrs.finalPackage;
+              };
+            }
+          );
+      in
+      {
+        version = testers.testVersion { package = finalAttrs.finalPackage; };
+        shares = vmTest ./tests/shares.nix;
+        nixos-guest = vmTest ./tests/nixos-guest.nix;
+      };
   };
 
   meta = {

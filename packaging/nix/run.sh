@@ -1,7 +1,7 @@
 # What `nix run` runs: vfsctl run --builtin. Where vfsd is not installed, one is started for as long as that takes.
 manager=--user
 [ "$(id -u)" != 0 ] || manager=--system
-if ! busctl "$manager" --acquired --activatable --no-legend list | grep -q "^org\.vfsd1 "; then
+if ! busctl "$manager" --acquired --activatable --no-legend list | grep "^org\.vfsd1 " >/dev/null; then
     unit=vfsd-for-nix-run.service
     systemd-run "$manager" --quiet --collect --unit="$unit" --service-type=notify \
         "$(command -v vfsd)" "$manager"

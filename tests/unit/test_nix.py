@@ -476,6 +476,7 @@ def test_the_package_names_only_the_store(package: Path, nix: Nix) -> None:
         assert "VFSD_VIRTIOFSD=${VFSD_VIRTIOFSD-/nix/store/virtiofsd/bin/virtiofsd}" in wrapper
         assert "VFSD_QEMU=${VFSD_QEMU-/nix/store/qemu/bin/qemu-system-" in wrapper
         assert "VFSD_GUEST_BUSYBOX=${VFSD_GUEST_BUSYBOX-/nix/store/busybox/bin/busybox}" in wrapper
+        assert f"VFSD_USES={package}\n" in wrapper
     for place in (
         "share/dbus-1/system.d/org.vfsd1.conf",
         "share/dbus-1/services/org.vfsd1.service",
@@ -485,6 +486,16 @@ def test_the_package_names_only_the_store(package: Path, nix: Nix) -> None:
         "lib/vfsd/vfsd/service.py",
     ):
         assert (package / place).is_file(), place
+
+
+@pytest.mark.parametrize("path", ["/usr/local/bin:/usr/bin", ""])
+def test_the_hosts_own_programs_come_first(package: Path, path: str) -> None:
+    """Nix's ssh stumbles over the configuration of other distributions' ssh; NixOS's services have none in PATH."""
+    exports = (package / "bin/vfsd").read_text().rpartition("exec ")[0]
+    shell = ["/bin/bash", "-c", f'{exports}\nprintf %s "$PATH"']
+    done = subprocess.run(shell, env={"PATH": path}, capture_output=True, text=True, timeout=10, check=True)
+    ours = [f"/nix/store/{name}/bin" for name in ("openssh", "systemd", "util-linux", "xz", "zstd")]
+    assert done.stdout.split(":") == [*filter(None, path.split(":")), *ours, "/run/wrappers/bin"]
 
 
 def test_the_package_runs_and_has_a_guests_kernel_with_modules(package: Path) -> None:
@@ -518,7 +529,7 @@ def test_the_flake_is_sound(nix: Nix, tmp_path: Path) -> None:
         )
     )
     assert shown["apps"]["x86_64-linux"].keys() == {"default", "vfsctl"}
-    assert shown["checks"]["aarch64-linux"].keys() == {"nixos-guest", "package", "shares"}
+    assert shown["checks"]["aarch64-linux"].keys() == {"nixos-guest", "package", "shares", "version"}
     assert shown["nixosModules"].keys() == {"default", "guest", "vfsd"}
 
 

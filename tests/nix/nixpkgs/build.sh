@@ -1,6 +1,6 @@
 # The phases of stdenv that the package uses, on the system's own tools.
 set -euo pipefail
-export PATH=/usr/bin:/bin SHELL=/bin/bash HOME=/nonexistent
+export PATH=/usr/bin:/bin SHELL=/bin/bash HOME=/nonexistent SOURCE_DATE_EPOCH=315532800
 
 # substituteInPlace FILE… --replace-fail OLD NEW
 substituteInPlace() {
@@ -12,7 +12,7 @@ substituteInPlace() {
         sed -i "s|$2|$3|g" "$file"
     done
 }
-# makeWrapper PROGRAM WRAPPER [--set-default NAME VALUE | --prefix NAME : VALUE | --suffix NAME : VALUE]…
+# makeWrapper PROGRAM WRAPPER [--set NAME VALUE | --set-default NAME VALUE | --suffix NAME : VALUE]…
 makeWrapper() {
     local program=$1 wrapper=$2
     shift 2
@@ -22,8 +22,8 @@ makeWrapper() {
         while [ $# -gt 0 ]; do
             case $1 in
             --set-default) echo "export $2=\${$2-$3}"; shift 3 ;;
-            --prefix) echo "export $2=$4$3\$$2"; shift 4 ;;
-            --suffix) echo "export $2=\$$2$3$4"; shift 4 ;;
+            --set) echo "export $2=$3"; shift 3 ;;
+            --suffix) echo "export $2=\${$2:+\$$2$3}$4"; shift 4 ;;
             *) echo "makeWrapper: $1" >&2; exit 1 ;;
             esac
         done

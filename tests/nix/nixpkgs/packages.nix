@@ -75,27 +75,30 @@ let
         mkDerivation =
           attributes:
           let
-            final = attributes final;
+            final = attributes (final // { finalPackage = package; });
             plain = removeAttrs final [
               "meta"
               "passthru"
               "nativeBuildInputs"
             ];
+            package =
+              derivation (
+                plain
+                // {
+                  name = "${final.pname}-${final.version}";
+                  inherit system;
+                  builder = "/bin/bash";
+                  args = [ ./build.sh ];
+                  # each is evaluated, and nothing is on PATH but the system
+                  needs = map (input: input.name) final.nativeBuildInputs;
+                }
+              )
+              // final.passthru
+              // {
+                inherit (final) meta passthru version;
+              };
           in
-          derivation (
-            plain
-            // {
-              name = "${final.pname}-${final.version}";
-              inherit system;
-              builder = "/bin/bash";
-              args = [ ./build.sh ];
-              # each is evaluated, and nothing is on PATH but the system
-              needs = map (input: input.name) final.nativeBuildInputs;
-            }
-          )
-          // {
-            inherit (final) meta passthru version;
-          };
+          package;
       };
       runCommand =
         name: { }:
@@ -122,7 +125,11 @@ let
       formats.toml = { }: {
         generate = name: value: builtins.toFile name (builtins.unsafeDiscardStringContext (document value));
       };
-      testers.runNixOSTest = test: named "vm-test-${(test { inherit lib pkgs; }).name}";
+      testers = {
+        runNixOSTest = test: named "vm-test-${(test { inherit lib pkgs; }).name}";
+        # it runs mainProgram --version
+        testVersion = { package }: named "${package.meta.mainProgram}-test-version-${package.version}";
+      };
       callPackage =
         file: { }:
         let
