@@ -8,8 +8,14 @@
 }:
 let
   cfg = config.vfsd.guest;
-  inherit (lib) mkOption types;
+  inherit (lib) any elem mkOption types;
   inherit (config.boot.kernelPackages) kernel;
+  flag =
+    default: description:
+    mkOption {
+      type = types.bool;
+      inherit default description;
+    };
 
   # nixpkgs' own kernels have all drivers, unless somebody takes one out; others tell their configuration.
   has =
@@ -25,24 +31,27 @@ let
       kernel.config.isEnabled driver
     else
       true;
+
+  # What a boot waits for and then fails without. The disks of an image that a machine has besides are /dev/vda and on.
+  isMissing =
+    { device, fsType, options, ... }:
+    let
+      text = toString device;
+      mayBeMissing = any (option: elem option options) [ "nofail" "noauto" ];
+      ofMachine = any (prefix: lib.hasPrefix prefix text) [ "/dev/vd" "/dev/disk/by-id/virtio-" ];
+    in
+    (lib.hasPrefix "/dev/" text || fsType == "zfs") && !(mayBeMissing || ofMachine);
 in
 {
   options.vfsd.guest = {
     enable = lib.mkEnableOption "what a guest of vfsd needs" // {
       default = true;
     };
-    agent = mkOption {
-      type = types.bool;
-      default = true;
-      description = "Whether QEMU's guest agent runs, by which vfsd heals shares, mounts new ones and runs commands.";
-    };
-    store = mkOption {
-      type = types.bool;
-      default = false;
-      description = ''
-        Whether /nix/store is the host's, and the root file system lies in memory. `vfsd.lib.machineFromNixos` sets it.
-      '';
-    };
+    agent = flag true "Whether QEMU's guest agent runs, by which vfsd heals shares, mounts new ones and runs commands.";
+    store = flag false ''
+      Whether /nix/store is the host's, the root file system lies in memory, and there are no disks.
+      `vfsd.lib.machineFromNixos` sets it.
+    '';
     shares = mkOption {
       type = types.attrsOf (
         types.submodule (
@@ -60,16 +69,8 @@ in
                 example = "/mnt/src";
                 description = "Where it is mounted.";
               };
-              readOnly = mkOption {
-                type = types.bool;
-                default = false;
-                description = "Whether it is mounted read-only.";
-              };
-              neededForBoot = mkOption {
-                type = types.bool;
-                default = false;
-                description = "Whether it is mounted before the system starts.";
-              };
+              readOnly = flag false "Whether it is mounted read-only.";
+              neededForBoot = flag false "Whether it is mounted before the system starts.";
               options = mkOption {
                 type = types.listOf types.str;
                 default = [ ];
@@ -99,7 +100,13 @@ in
       ++ lib.mapAttrsToList (name: share: {
         assertion = lib.stringLength share.tag >= 1 && lib.stringLength share.tag <= 36;
         message = "vfsd.guest.shares.${name} has the tag \"${share.tag}\"; a tag has 1 to 36 bytes.";
-      }) cfg.shares;
+      }) cfg.shares
+      ++ lib.optionals cfg.store (
+        lib.mapAttrsToList (where: mount: {
+          assertion = !isMissing mount;
+          message = "fileSystems.\"${where}\" is on ${toString mount.device}, and this guest of vfsd has no such disk; leave it out, or give it the option nofail.";
+        }) config.fileSystems
+      );
 
     boot.initrd.availableKernelModules = [
       "virtiofs"
@@ -109,6 +116,9 @@ in
     ];
     boot.kernelParams = [ "console=${if pkgs.stdenv.hostPlatform.isAarch64 then "ttyAMA0" else "ttyS0"}" ];
     boot.loader.grub.enable = lib.mkIf cfg.store (lib.mkDefault false);
+    # the host's disks are not there
+    boot.initrd.luks.devices = lib.mkIf cfg.store (lib.mkForce { });
+    swapDevices = lib.mkIf cfg.store (lib.mkForce [ ]);
     services.qemuGuest.enable = lib.mkIf cfg.agent (lib.mkDefault true);
 
     vfsd.guest.shares.nix-store = lib.mkIf cfg.store {
@@ -129,7 +139,6 @@ in
       }) cfg.shares)
       (lib.mkIf cfg.store {
         "/" = {
-          # whatever disk the configuration names otherwise is not there
           device = lib.mkForce "tmpfs";
           fsType = lib.mkForce "tmpfs";
           options = lib.mkForce [ "mode=0755" ];

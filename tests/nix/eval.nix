@@ -26,10 +26,7 @@ let
   host = given: (evaluate [ stubs.host (nix + "/module.nix") { services.vfsd = given; } ]).config;
   home = given: (evaluate [ stubs.home (nix + "/home-manager.nix") { services.vfsd = given; } ]).config;
 
-  # What lib.nixosSystem returns
-  system' =
-    modules:
-    evaluate ([ stubs.guest ] ++ modules) // { extendModules = more: system' (modules ++ more.modules); };
+  system' = modules: import ./nixpkgs/nixos/lib/eval-config.nix { inherit lib modules system; };
   guest = given: (system' [ (nix + "/guest.nix") given ]).config;
 
   failed = config: map (rule: rule.message) (builtins.filter (rule: !rule.assertion) config.assertions);
@@ -40,7 +37,11 @@ let
     in
     if tried.success then tried.value else null;
   tests = lib.genAttrs [ "nixos-guest" "shares" ] (
-    name: import (nix + "/tests/${name}.nix") { nixosModules.vfsd = { }; } { inherit lib pkgs; }
+    name:
+    import (nix + "/tests/${name}.nix") {
+      lib = import (nix + "/lib.nix");
+      nixosModules.vfsd = { };
+    } { inherit lib pkgs; }
   );
 in
 {
@@ -49,9 +50,11 @@ in
   # A system as a machine, and the same as a value of the host's module
   machine = modules: attempt ((import (nix + "/lib.nix")).machineFromNixos (system' modules));
   guestModule = nix + "/guest.nix";
-  # The scripts of the VM tests, and the configuration of the host in the one that needs no NixOS to tell
+  # The scripts of the VM tests, and their hosts' vfsd, all else evaluated as well
   scripts = lib.mapAttrs (_: test: test.testScript) tests;
-  inherit (tests.shares.nodes.host.services) vfsd;
+  testHosts = lib.mapAttrs (
+    _: test: builtins.deepSeq (removeAttrs test.nodes.host [ "imports" ]) test.nodes.host.services.vfsd
+  ) tests;
   package = plain.callPackage (nix + "/package.nix") { };
 
   # null: it is refused before there are assertions
@@ -104,6 +107,8 @@ in
         initrd = config.boot.initrd.availableKernelModules;
         agent = config.services.qemuGuest.enable;
         grub = config.boot.loader.grub.enable;
+        swap = config.swapDevices;
+        luks = config.boot.initrd.luks.devices;
       }
     )
   );

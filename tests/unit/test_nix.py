@@ -376,11 +376,23 @@ def test_a_users_machines_lie_in_the_home(nix: Nix) -> None:
     assert good["packages"] == ["/nix/store/vfsd"]
 
 
+HOSTS_DISKS: Json = {
+    "swapDevices": [{"device": "/dev/sda2"}],
+    "boot": {"initrd": {"luks": {"devices": {"root": {"device": "/dev/sda3"}}}}},
+    "fileSystems": {
+        "/": {"device": "/dev/mapper/root", "fsType": "ext4"},
+        "/boot": {"device": "/dev/disk/by-uuid/1234-ABCD", "fsType": "vfat", "options": ["nofail"]},
+        "/var/lib": {"device": "/dev/vda", "fsType": "ext4"},
+    },
+}
+"""Of a system that a machine is made of as well."""
+
+
 def test_a_guest_mounts_its_shares(nix: Nix) -> None:
     shares = {"src": {"mountPoint": "/mnt/src"}, "ro": {"mountPoint": "/r", "tag": "t", "readOnly": True}}
     cases = {
         "shares": {"vfsd": {"guest": {"shares": shares}}},
-        "store": {"vfsd": {"guest": {"store": True, "agent": False}}},
+        "store": {"vfsd": {"guest": {"store": True, "agent": False}}, **HOSTS_DISKS},
         "off": {"vfsd": {"guest": {"enable": False, "shares": shares}}},
         "long": {"vfsd": {"guest": {"shares": {"x" * 37: {"mountPoint": "/x"}}}}},
     }
@@ -396,9 +408,25 @@ def test_a_guest_mounts_its_shares(nix: Nix) -> None:
     store = guests["store"]
     assert store["fileSystems"]["/"]["fsType"] == "tmpfs"
     assert store["fileSystems"]["/nix/store"]["neededForBoot"] is True
+    assert (store["swap"], store["luks"]) == ([], {})
     assert (store["agent"], store["grub"]) == (False, False)
     assert guests["off"]["fileSystems"] == {}
     assert ["36 bytes" in message for message in guests["long"]["failed"]] == [True]
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [{"device": "/dev/disk/by-label/boot", "fsType": "vfat"}, {"device": "tank/home", "fsType": "zfs"}],
+)
+def test_a_machine_has_not_the_hosts_disks(nix: Nix, disk: Json) -> None:
+    """Its boot would wait for them, and end in a rescue shell."""
+    guest = {"fileSystems": {"/x": disk}}
+    cases = {"store": {"vfsd": {"guest": {"store": True}}, **guest}, "image": guest}
+    found = nix.evaluate("it.guests cases", cases=cases)
+    assert any(
+        f'"/x" is on {disk["device"]}, and this guest' in message for message in found["store"]["failed"]
+    )
+    assert not any('"/x"' in message for message in found["image"]["failed"])
 
 
 @pytest.mark.parametrize(
@@ -447,11 +475,14 @@ def test_a_nixos_system_is_a_machine(nix: Nix) -> None:
 
 def test_the_vm_tests_are_python_and_declare_what_vfsd_takes(nix: Nix) -> None:
     """They are not run: that takes nixpkgs."""
-    found = nix.evaluate("{ inherit (it) scripts; host = (it.hosts { a = it.vfsd; }).a; }")
+    found = nix.evaluate("{ inherit (it) scripts; hosts = it.hosts it.testHosts; }")
+    assert found["scripts"].keys() == found["hosts"].keys() == {"nixos-guest", "shares"}
     for script in found["scripts"].values():
         calls = [node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)]
         assert len(calls) > 5
-    assert found["host"]["failed"] == []
+    for host in found["hosts"].values():
+        assert host["failed"] == []
+    assert "toplevel-guest/init" in files(found["hosts"]["nixos-guest"])["machines", "guest"]
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,9 @@ in
   nodes.host = {
     imports = [ self.nixosModules.vfsd ];
     virtualisation.memorySize = 4096;
-    # the guest's system has to be in the host's store
-    system.extraDependencies = [ guest.config.system.build.toplevel ];
 
     systemd.tmpfiles.rules = [ "d /srv/data 0755 root root" ];
+    # whose definition brings the guest's system into the host's store
     services.vfsd = {
       enable = true;
       machines.guest = lib.mkMerge [

@@ -51,14 +51,20 @@ in
 
   guest =
     { config, ... }:
+    let
+      failed = map (rule: rule.message) (lib.filter (rule: !rule.assertion) config.assertions);
+    in
     {
       options = common // {
         networking.hostName = option types.str "nixos";
+        system.stateVersion = option types.str "";
         boot.initrd.availableKernelModules = option (types.listOf types.str) [ "ahci" ];
         boot.kernelParams = option (types.listOf types.str) [ ];
+        boot.initrd.luks.devices = option (types.attrsOf types.raw) { };
         boot.loader.grub.enable = option types.bool true;
         boot.kernelPackages = option types.raw { kernel = pkgs.linux; };
         services.qemuGuest.enable = option types.bool false;
+        swapDevices = option (types.listOf types.raw) [ ];
         fileSystems = option (types.attrsOf (
           types.submodule {
             options = {
@@ -77,7 +83,12 @@ in
       config.system.build = {
         inherit (config.boot.kernelPackages) kernel;
         initialRamdisk = "/nix/store/initrd";
-        toplevel = "/nix/store/toplevel-${config.networking.hostName}";
+        # as NixOS does, when it is evaluated; of the assertions that it has itself, for a root file system
+        toplevel =
+          if failed == [ ] && config.fileSystems ? "/" then
+            "/nix/store/toplevel-${config.networking.hostName}"
+          else
+            throw "Failed assertions: ${lib.concatStringsSep "; " failed}";
       };
     };
 }
