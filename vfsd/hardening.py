@@ -7,6 +7,8 @@ not work, so there virtiofsd confines itself (Sandbox=namespace) and gets only w
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfsd.model import Display, MachineSpec, Sandbox, ShareSpec
@@ -45,6 +47,8 @@ _ACT_AS_THE_GUESTS_USERS = (
 
 _PROGRAMS = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/nix/store", "/gnu/store")
 """What a binary needs to run: itself, its libraries, and where its loader finds them."""
+_SAFE_PATH = re.compile(r"/[A-Za-z0-9/._+-]+")
+"""What systemd reads as one path when it reads a unit again."""
 _TAP_DEVICE = "/dev/net/tun"
 _MS_REC = 0x4000
 
@@ -71,14 +75,21 @@ def hides_all_else(spec: ShareSpec, scope: Scope) -> bool:
     return scope is Scope.SYSTEM or not (spec.uid_map or spec.gid_map)
 
 
-def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths) -> list[Property]:
-    """Sandboxing of one virtiofsd."""
+def virtiofsd(spec: ShareSpec, scope: Scope, paths: Paths, program: str) -> list[Property]:
+    """Sandboxing of one virtiofsd.
+
+    :param program: its path. VFSD_VIRTIOFSD may name one anywhere, whose libraries have to be where others' are.
+    """
     if not hides_all_else(spec, scope):
         return []
     # the guest sees file systems mounted below the source, so the bind is recursive
     capabilities = _virtiofsds_capabilities(spec) if scope is Scope.SYSTEM else ()
     shared = [[str(paths.source_link(spec.name)), str(paths.mount), False, _MS_REC]]
-    read_only = [[path, path, True, _MS_REC] for path in _PROGRAMS]
+    elsewhere = _SAFE_PATH.fullmatch(program) and not any(
+        Path(program).is_relative_to(one) for one in _PROGRAMS
+    )
+    programs = (*_PROGRAMS, program) if elsewhere else _PROGRAMS
+    read_only = [[path, path, True, _MS_REC] for path in programs]
     return [
         *_NEEDS_NO_NAMESPACE,
         *([("PrivateUsers", "b", True)] if scope is Scope.USER else _NEEDS_ROOT),

@@ -156,7 +156,7 @@ def _share_service(
         ("LogExtraFields", "aay", _log_fields(share=spec.name, machine=place.machine)),
         ("TimeoutStopUSec", "t", STOP_GRACE_USEC),
         *limits.properties(spec),
-        *hardening.virtiofsd(spec, scope, paths),
+        *hardening.virtiofsd(spec, scope, paths, arguments[0]),
         *_in_use(*arguments, spec.source),
     ]
     if place.plugged_into:

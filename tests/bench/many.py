@@ -97,7 +97,7 @@ class RawShares:
         arguments = virtiofsd_arguments(self._virtiofsd, spec, paths.mount)
         arguments = [f"--fd={3}" if word.startswith("--fd=") else word for word in arguments]
         socket = share_socket(str(paths.share_socket(spec.name)))
-        service = [*share_service(arguments), *hardening.virtiofsd(spec, Scope.SYSTEM, paths)]
+        service = [*share_service(arguments), *hardening.virtiofsd(spec, Scope.SYSTEM, paths, arguments[0])]
         return [
             f"{PREFIX}{number}.socket",
             "fail",

@@ -167,7 +167,7 @@ class Raw:
         if not link.is_symlink():
             link.symlink_to(share.source)
         arguments = plan.virtiofsd_arguments(share, 3, paths.mount)
-        return [*share_service(arguments), *hardening.virtiofsd(share, Scope.SYSTEM, paths)]
+        return [*share_service(arguments), *hardening.virtiofsd(share, Scope.SYSTEM, paths, arguments[0])]
 
     def _whole_units(self) -> tuple[list[Any], list[list[Any]]]:
         plan, paths = self._plan, self._paths

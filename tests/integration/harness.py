@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -332,6 +332,22 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 20) -> An
         assert time.monotonic() < end, f"{what}: not within {timeout} s"
         time.sleep(0.05)
     return value
+
+
+@contextlib.contextmanager
+def reconfigured(vfsd: Vfsd, text: str) -> Iterator[Path]:
+    """vfsd with this in its service's section, by a drop-in, whose folder is returned; afterwards as it was."""
+    folder = Path(f"/run/systemd/{vfsd.scope}/vfsd.service.d")
+    folder.mkdir(parents=True)
+    (folder / "test.conf").write_text(f"[Service]\n{text}")
+    try:
+        vfsd.systemctl("daemon-reload")
+        vfsd.restart()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        vfsd.systemctl("daemon-reload")
+        vfsd.restart()
 
 
 def clean(vfsd: Vfsd) -> None:

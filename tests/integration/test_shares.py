@@ -6,9 +6,11 @@ import asyncio
 import grp
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +24,13 @@ from tests.integration.harness import (
     MANAGER,
     ROOT,
     SHARE,
+    TESTER,
     BusError,
     Client,
     CommandFailed,
     Vfsd,
     process_exists,
+    reconfigured,
     until,
     wait_for,
 )
@@ -297,26 +301,39 @@ async def test_a_virtiofsd_that_cannot_start_does_not_loop(vfsd: Vfsd, client: C
 
 
 @pytest.fixture
-def c_virtiofsd(vfsd: Vfsd) -> Iterator[Vfsd]:
-    """vfsd with a virtiofsd that says what QEMU 7's C one says, by a drop-in."""
-    kind = "system" if vfsd.scope == "system" else "user"
-    dropin = Path(f"/etc/systemd/{kind}/vfsd.service.d/test.conf")
-    script = Path("/opt/vfsd-test/virtiofsd")
-    script.parent.mkdir(parents=True, exist_ok=True)
+def elsewhere(vfsd: Vfsd) -> Iterator[Path]:
+    """A folder where somebody may have put a program: an administrator, or a user."""
+    base = Path("/opt" if vfsd.scope == "system" else pwd.getpwnam(TESTER).pw_dir)
+    with tempfile.TemporaryDirectory(dir=base) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def c_virtiofsd(vfsd: Vfsd, elsewhere: Path) -> Iterator[Vfsd]:
+    """vfsd with a virtiofsd that says what QEMU 7's C one says."""
+    script = elsewhere / "virtiofsd"
     script.write_text(
         "#!/bin/sh\necho 'virtiofsd version 7.2.22 (Debian 1:7.2+dfsg-7)'\n"
         "echo 'using FUSE kernel interface version 7.36'\n"
     )
     script.chmod(0o755)
-    dropin.parent.mkdir(parents=True, exist_ok=True)
-    dropin.write_text(f"[Service]\nEnvironment=VFSD_VIRTIOFSD={script}\n")
-    vfsd.systemctl("daemon-reload")
-    vfsd.restart()
-    yield vfsd
-    shutil.rmtree(dropin.parent)
-    shutil.rmtree(script.parent)
-    vfsd.systemctl("daemon-reload")
-    vfsd.restart()
+    with reconfigured(vfsd, f"Environment=VFSD_VIRTIOFSD={script}\n"):
+        yield vfsd
+
+
+async def test_a_virtiofsd_may_lie_anywhere(
+    vfsd: Vfsd, client: Client, folder: Path, elsewhere: Path
+) -> None:
+    """Also in a home, although virtiofsd sees nothing else of that."""
+    program = Path(shutil.copy2("/usr/libexec/virtiofsd", elsewhere))
+    with reconfigured(vfsd, f"Environment=VFSD_VIRTIOFSD={program}\n"):
+        path = await client.create_share("src", folder)
+        with connected(vfsd.runtime / "share/src.sock"):
+            await until(lambda: client.signals.states(path), "the share is active")
+            pid = await client.get(path, SHARE, "MainPID")
+            await until(lambda: serves(pid, folder), "virtiofsd serves")
+            assert command_line(pid)[0] == str(program)
 
 
 async def test_a_c_virtiofsd_is_refused(c_virtiofsd: Vfsd, client: Client, folder: Path) -> None:

@@ -227,6 +227,23 @@ def may(unit: units.Unit, capability: str) -> bool:
     return bool(get(unit)["CapabilityBoundingSet"] >> hardening._CAPABILITIES[capability] & 1)
 
 
+@pytest.mark.parametrize(
+    ("program", "shown"),
+    [
+        ("/usr/libexec/virtiofsd", False),  # as all of /usr is
+        ("/nix/store/v-virtiofsd/bin/virtiofsd", False),
+        ("/usr2/bin/virtiofsd", True),
+        ("/home/u/.cargo/bin/virtiofsd", True),
+        ("/home/a b/virtiofsd", False),  # would be two paths when systemd reads the unit again
+    ],
+)
+def test_a_virtiofsd_elsewhere_sees_itself(program: str, shown: bool) -> None:
+    spec = ShareSpec.from_options("src", "/srv", Scope.SYSTEM, {})
+    sandbox = {name: value for name, _, value in hardening.virtiofsd(spec, Scope.SYSTEM, PATHS, program)}
+    bound = [source for source, _, _, _ in sandbox["BindReadOnlyPaths"]]
+    assert (program in bound) == shown
+
+
 def test_each_relaxation_is_asked_for() -> None:
     assert get(share_units()[1])["RestrictSUIDSGID"] is True
     assert not may(share_units()[1], "CAP_SETFCAP")
