@@ -290,9 +290,9 @@ class TestBusybox:
         with pytest.raises(GuestUnavailable):
             find_busybox()
 
-    def test_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VFSD_GUEST_BUSYBOX", "/nonexistent")
-        with pytest.raises(GuestUnavailable, match="not installed"):
+        with pytest.raises(GuestUnavailable, match="VFSD_GUEST_BUSYBOX names /nonexistent"):
             find_busybox()
 
 

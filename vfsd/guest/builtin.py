@@ -124,14 +124,15 @@ def find_busybox() -> Path:
 
     :raises GuestUnavailable: there is none.
     """
+    message = "busybox is not installed."
     if override := os.environ.get("VFSD_GUEST_BUSYBOX"):
         candidates = [override]
+        message = f"VFSD_GUEST_BUSYBOX names {override}, which can't be read."
     else:
         folders = os.pathsep.join((os.environ.get("PATH", ""), *_MORE_FOLDERS))
         found = (shutil.which(name, path=folders) for name in _BUSYBOX_NAMES)
         candidates = [path for path in found if path]
         candidates += [f"{folder}/{name}" for folder in _MORE_FOLDERS for name in _BUSYBOX_NAMES]
-    message = "busybox is not installed."
     for candidate in candidates:
         try:
             content = Path(candidate).read_bytes()
