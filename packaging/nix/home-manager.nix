@@ -36,7 +36,6 @@ in
       };
 
     # so that vfsd is there for whoever calls it first
-    xdg.dataFile."dbus-1/services/org.vfsd1.service".source =
-      "${cfg.package}/share/dbus-1/services/org.vfsd1.service";
+    dbus.packages = [ cfg.package ];
   };
 }

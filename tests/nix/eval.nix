@@ -88,9 +88,10 @@ in
       in
       {
         failed = failed config;
-        files = lib.mapAttrs (_: file: "${file.source}") (config.xdg.configFile // config.xdg.dataFile);
+        files = lib.mapAttrs (_: file: "${file.source}") config.xdg.configFile;
         changes = lib.mapAttrs (_: file: file.onChange) config.xdg.configFile;
         packages = map toString config.home.packages;
+        bus = map toString config.dbus.packages;
       }
     )
   );

@@ -373,7 +373,7 @@ def test_a_users_machines_lie_in_the_home(nix: Nix) -> None:
     assert good["files"]["systemd/user/default.target.wants/vfsd.service"].endswith(
         "/systemd/user/vfsd.service"
     )
-    assert good["packages"] == ["/nix/store/vfsd"]
+    assert good["packages"] == good["bus"] == ["/nix/store/vfsd"]
 
 
 HOSTS_DISKS: Json = {

@@ -46,7 +46,7 @@ in
   home.options = common // {
     home.packages = option (types.listOf types.package) [ ];
     xdg.configFile = option (types.attrsOf file) { };
-    xdg.dataFile = option (types.attrsOf file) { };
+    dbus.packages = option (types.listOf types.package) [ ];
   };
 
   guest =
