@@ -120,6 +120,13 @@ let
 
   isCredential = name: builtins.match "[ -.0-9;-~]{1,255}" name != null && !elem name [ "." ".." ];
 
+  # What a kernel takes for a device in root=, unless somebody else mounts it; and what it can't be told at all.
+  isDevice = tag: builtins.match "[0-9a-fA-F]+|[0-9]+:[0-9]+.*|(mtd|ubi|/dev/|LABEL=|UUID=|PARTUUID=|PARTLABEL=).*" tag != null;
+  isWord = tag: builtins.match "[!-~]+" tag != null && builtins.match ".*[\"'\\].*" tag == null;
+
+  # Where the built-in guest has what it lives on
+  isReserved = path: builtins.match "/|/(\\.vfsd|dev|proc|sys)(/.*)?" path != null;
+
   withoutSlash = path: if path == "/" then path else lib.removeSuffix "/" (toString path);
 
   checkMachine =
@@ -129,6 +136,9 @@ let
       shares = attrValues machine.shares;
       mountPoints = map (share: withoutSlash share.mountPoint) (filter (share: share.mountPoint != null) shares);
       tags = filter given (map (share: share.tag) shares);
+      reserved = filter isReserved mountPoints;
+      roots = filter (tag: elem machine.rootShare [ tag "${name}.${tag}" ]) tags;
+      mountsRoot = given machine.initrd || given machine.rootOverlay;
       memory = bytes (or' "1G" machine.memory);
       network = or' "user" machine.network;
       credentials = attrNames (or' { } machine.credentials);
@@ -162,6 +172,18 @@ let
       {
         assertion = !(given machine.rootShare) || elem machine.rootShare (tags ++ map (tag: "${name}.${tag}") tags);
         message = "${who} has no share with the tag \"${or' "" machine.rootShare}\", which rootShare names; there are: ${toString tags}.";
+      }
+      {
+        assertion = !(given machine.rootShare) || given machine.kernel || given machine.builtin;
+        message = "${who} has a rootShare, which needs a kernel; give one.";
+      }
+      {
+        assertion = builtins.all (tag: isWord tag && (mountsRoot || !isDevice tag)) roots;
+        message = "${who} can't boot from the share with the tag ${toString roots}: its kernel would take that for something else; use another, such as \"root\".";
+      }
+      {
+        assertion = !(given machine.builtin) || reserved == [ ];
+        message = "${who} boots the built-in guest, which lives on ${toString reserved} itself; use another mount point.";
       }
       {
         assertion = memory >= 16 * mib && lib.mod memory 8192 == 0;

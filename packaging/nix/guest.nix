@@ -32,6 +32,8 @@ let
     else
       true;
 
+  mountPoints = lib.mapAttrsToList (_: share: toString share.mountPoint) cfg.shares;
+
   # What a boot waits for and then fails without. The disks of an image that a machine has besides are /dev/vda and on.
   isMissing =
     { device, fsType, options, ... }:
@@ -101,6 +103,12 @@ in
         assertion = lib.stringLength share.tag >= 1 && lib.stringLength share.tag <= 36;
         message = "vfsd.guest.shares.${name} has the tag \"${share.tag}\"; a tag has 1 to 36 bytes.";
       }) cfg.shares
+      ++ [
+        {
+          assertion = lib.unique mountPoints == mountPoints;
+          message = "vfsd.guest.shares has two shares with one mount point; give each its own.";
+        }
+      ]
       ++ lib.optionals cfg.store (
         lib.mapAttrsToList (where: mount: {
           assertion = !isMissing mount;

@@ -193,6 +193,20 @@ AT_START: Mapping[str, tuple[Json, str]] = {
         machine(builtin=False, kernel="/k", rootShare="root", shares={"src": {"source": "/srv"}}),
         "no share with the tag",
     ),
+    "a root share without a kernel": (
+        machine(builtin=False, image="/i", rootShare="src", shares={"src": {"source": "/srv"}}),
+        "needs a kernel",
+    ),
+    "a root share with the tag of a device": (
+        machine(builtin=False, kernel="/k", rootShare="box.fd0", shares={"fd0": {"source": "/srv"}}),
+        "for something else",
+    ),
+    "a root share with a blank in its tag": (
+        machine(builtin=False, kernel="/k", initrd="/i", rootShare="a b", shares={"a b": {"source": "/srv"}}),
+        "for something else",
+    ),
+    "a share over the built-in guest's devices": (share(mountPoint="/dev/shm"), "lives on /dev/shm itself"),
+    "a share over the built-in guest's root": (share(mountPoint="/"), "lives on / itself"),
     "a share with the name of a machine's": (
         {**share(), "shares": {"box.src": {"source": "/srv"}}},
         "has the name of a share of machine",
@@ -347,6 +361,12 @@ def test_what_would_fail_at_start_is_said_at_evaluation(hosts: dict[str, Json], 
         read(text, kind, name)
 
 
+def test_a_root_share_that_others_mount_may_look_like_a_device(nix: Nix) -> None:
+    given = {"builtin": False, "kernel": "/k", "rootShare": "fd0", "shares": {"fd0": {"source": "/srv"}}}
+    cases = {"initrd": machine(**given, initrd="/i"), "overlay": machine(**given, rootOverlay=True)}
+    assert [host["failed"] for host in nix.evaluate("it.hosts cases", cases=cases).values()] == [[], []]
+
+
 @pytest.mark.parametrize("case", TYPES)
 def test_types_refuse(hosts: dict[str, Json], case: str) -> None:
     assert hosts[case] is None
@@ -395,6 +415,7 @@ def test_a_guest_mounts_its_shares(nix: Nix) -> None:
         "store": {"vfsd": {"guest": {"store": True, "agent": False}}, **HOSTS_DISKS},
         "off": {"vfsd": {"guest": {"enable": False, "shares": shares}}},
         "long": {"vfsd": {"guest": {"shares": {"x" * 37: {"mountPoint": "/x"}}}}},
+        "twice": {"vfsd": {"guest": {"shares": {tag: {"mountPoint": "/x"} for tag in "ab"}}}},
     }
     guests = nix.evaluate("it.guests cases", cases=cases)
     mounts = {
@@ -412,6 +433,7 @@ def test_a_guest_mounts_its_shares(nix: Nix) -> None:
     assert (store["agent"], store["grub"]) == (False, False)
     assert guests["off"]["fileSystems"] == {}
     assert ["36 bytes" in message for message in guests["long"]["failed"]] == [True]
+    assert ["one mount point" in message for message in guests["twice"]["failed"]] == [True]
 
 
 @pytest.mark.parametrize(
