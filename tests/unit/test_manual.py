@@ -309,3 +309,16 @@ def test_each_error_has_a_remedy() -> None:
         if isinstance(error, type) and hasattr(error, "dbus_name")
     }
     assert told == known
+
+
+# vfsd(8), vfsctl(1)
+
+
+def test_each_variable_is_documented() -> None:
+    """What is read of the environment, but for the fields of the journal, whose names look the same."""
+    sources = {path: path.read_text() for path in (PROJECT / "vfsd").rglob("*.py")}
+    named = {name for text in sources.values() for name in re.findall(r'"(VFSD_[A-Z_]+)"', text)}
+    variables = named - {"VFSD_SHARE", "VFSD_MACHINE"}
+    assert "VFSD_QEMU" in variables
+    pages = "".join((MAN / page).read_text() for page in ("vfsd.8", "vfsctl.1"))
+    assert [name for name in sorted(variables) if f".It Ev {name}\n" not in pages] == []
