@@ -179,7 +179,7 @@ async def test_what_is_mounted_is_not_torn_from_a_guest_whose_agent_is_silent(
     assert await client.get(share, SHARE, "State") == "active"
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.3])
 async def test_a_virtiofsd_that_dies_meanwhile(
     vfsd: Vfsd, client: Client, folder: Path, delay: float
 ) -> None:

@@ -58,6 +58,7 @@ async def goes_on(folder: Path) -> None:
     def lines() -> list[str]:
         return log.read_text().splitlines()[:-1]  # the last one may be half there
 
+    await until(log.exists, "the guest has begun to write")
     before = len(lines())
     await until(lambda: len(lines()) > before + 3, "the guest writes on", 10)
     assert lines() == [str(number + 1) for number in range(len(lines()))]
