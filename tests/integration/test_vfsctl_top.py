@@ -56,13 +56,19 @@ def test_a_guest_that_reads_is_seen(vfsd: Vfsd, folder: Path) -> None:
 
 @only_user
 def test_on_a_terminal_it_goes_on_until_it_is_ended(vfsd: Vfsd, folder: Path) -> None:
-    terminal = Terminal(vfsd, "top", "-d", "300ms")
-    try:
-        terminal.expect("0 machines, 0 shares")
-        ok(vfsd, "share", "add", "new", str(folder))
-        terminal.expect(r"new +listening")
-        terminal.send("\x03")
-        assert terminal.end() == 0
-        assert terminal.text.rstrip().endswith("\x1b[?1049l")
-    finally:
-        terminal.close()
+    for key, interval in (("\x03", "300ms"), ("q", "1h")):
+        terminal = Terminal(vfsd, "top", "-d", interval)
+        try:
+            terminal.expect(r"0 machines, \d shares?. q ends")
+            if key == "q":
+                terminal.resize(24, 16)
+                terminal.expect("…", 20)  # at once, not after the interval
+            else:
+                ok(vfsd, "share", "add", "new", str(folder))
+                terminal.expect(r"new +listening")
+            terminal.send(f"x{key}")
+            assert terminal.end() == 0
+            assert terminal.text.rstrip("^C\r\n ").endswith("\x1b[?1049l")
+            assert "xq" not in terminal.text, "what is typed is not shown"
+        finally:
+            terminal.close()

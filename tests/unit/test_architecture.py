@@ -93,7 +93,7 @@ OF_THE_CLIENT = {
     "document",
 }
 """What vfsctl shares with the daemon: words and checks, nothing that runs."""
-DBUS = {"bus", "systemd1", "cli.proxy", "lean"}
+DBUS = {"bus", "systemd1", "cli.connection", "cli.proxy", "lean"}
 """Who may know the D-Bus library; lean only loads it quickly."""
 
 

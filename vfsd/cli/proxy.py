@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
 
-from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.errors import AuthError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from vfsd.cli import remote, terminal_agent
+from vfsd.cli.connection import BridgedBus, Bus, address
 from vfsd.cli.errors import (
     DISCONNECTED,
     INVALID_ARGS,
@@ -42,7 +39,6 @@ _BUS = "org.freedesktop.DBus"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 _OF_EVERY_OBJECT = ("org.freedesktop.DBus.Introspectable", "org.freedesktop.DBus.Peer")
-_SYSTEM_BUS_SOCKET = "/run/dbus/system_bus_socket"
 
 Objects = dict[str, dict[str, dict[str, Any]]]
 """Properties by interface by object path."""
@@ -78,6 +74,7 @@ class Client:
         :param asks: whether somebody may be asked to authenticate for a call.
         """
         self._bus = bus
+        self._end = asyncio.ensure_future(self._until_end())
         self.asks = asks
 
     def close(self) -> None:
@@ -141,20 +138,28 @@ class Client:
             body=[_pack(value) for value in body],
             flags=flags | MessageFlag.NO_AUTOSTART if look else flags,
         )
-        within += AUTHENTICATION_TIMEOUT if asks else 0
-        try:
-            reply = await asyncio.wait_for(self._bus.call(message), within)
-        except TimeoutError:
-            raise CallFailed(NO_REPLY, f"no answer within {within:.0f} seconds") from None
-        except (OSError, EOFError) as error:
-            raise CallFailed(DISCONNECTED, str(error)) from None
-        if reply is None:
-            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+        reply = await self._reply(message, within + (AUTHENTICATION_TIMEOUT if asks else 0))
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
             raise CallFailed(reply.error_name, text)
         answer: Message = reply
         return answer
+
+    async def _reply(self, message: Message, within: float) -> Message:
+        """Send a call; wait for its answer, or the connection's end, after which the library lets it wait for ever."""
+        answering = asyncio.ensure_future(self._bus.call(message))
+        try:
+            await asyncio.wait({answering, self._end}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                with suppress(OSError, EOFError):
+                    reply: Message | None = answering.result()
+                    if reply is not None:
+                        return reply
+        finally:
+            answering.cancel()
+        if answering.done() or self._end.done():
+            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+        raise CallFailed(NO_REPLY, f"no answer within {within:.0f} seconds")
 
     async def manager(
         self, member: str, signature: str = "", *body: Any, within: float = CALL_TIMEOUT
@@ -192,6 +197,9 @@ class Client:
 
     async def closed(self) -> None:
         """Return when the bus has closed the connection."""
+        await asyncio.wait({self._end})
+
+    async def _until_end(self) -> None:
         with suppress(Exception):
             await self._bus.wait_for_disconnect()
 
@@ -301,7 +309,7 @@ async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) 
     """Connect to the bus. :raise Unreachable: there is none, or it refuses this user."""
     what = "your user bus" if scope is Scope.USER else "the system bus"
     try:
-        bus = MessageBus(bus_address=_bus_address(scope), negotiate_unix_fd=descriptors)
+        bus = Bus(bus_address=address(scope), negotiate_unix_fd=descriptors)
         await asyncio.wait_for(bus.connect(), CALL_TIMEOUT)
     except TimeoutError:
         raise Unreachable(f"{what} does not answer") from None
@@ -313,33 +321,9 @@ async def connect(scope: Scope, *, descriptors: bool = False, ask: bool = True) 
     return Client(bus, asks=terminal_agent.wanted(scope, ask))
 
 
-class _BridgedBus(MessageBus):
-    """A bus at the other end of a socket that is connected already."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        super().__init__(bus_address="unix:path=/bridged")
-
-    def _setup_socket(self) -> None:
-        self._sock = self._connection
-        self._sock.setblocking(False)
-        self._stream = self._sock.makefile("rwb")
-        self._fd = self._sock.fileno()
-
-    async def _auth_readline(self) -> str:
-        """The library's waits for ever for a line from somebody who has gone."""
-        line = b""
-        while not line.endswith(b"\r\n"):
-            data = await asyncio.get_running_loop().sock_recv(self._sock, 1)
-            if not data:
-                raise EOFError
-            line += data
-        return line.decode()
-
-
 async def _connect_through(through: remote.Bridge, host: str, scope: Scope) -> Client:
     """:raise Unreachable: there is no such bus, or ssh does not get there."""
-    bus = _BridgedBus(through.socket)
+    bus = BridgedBus(through.socket)
     try:
         # somebody may have to type a password for ssh
         await asyncio.wait_for(bus.connect(), AUTHENTICATION_TIMEOUT)
@@ -353,17 +337,6 @@ async def _connect_through(through: remote.Bridge, host: str, scope: Scope) -> C
 def owner_rule(name: str) -> str:
     """The match rule for who has a name on the bus."""
     return f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{name}'"
-
-
-def _bus_address(scope: Scope) -> str:
-    """Where the bus listens, by sd-bus' rules: the library's own know neither XDG_RUNTIME_DIR nor `/run`."""
-    if scope is Scope.SYSTEM:
-        return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or f"unix:path={_SYSTEM_BUS_SOCKET}"
-    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS")
-    if address:
-        return address
-    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    return f"unix:path={quote(str(Path(folder, 'bus')), safe='/')}"
 
 
 def _pack(value: Any) -> Any:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal as signals
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vfsd.cli import resources, usage
+from vfsd.cli.errors import DISCONNECTED, CallFailed
 from vfsd.cli.objects import MACHINE, SHARE, object_of, state_text
 from vfsd.cli.output import Column, clean, plural, print_json_line, size, table_lines
 from vfsd.cli.progress import fit
@@ -94,7 +98,7 @@ def top(session: Session, once: bool, count: int | None, interval: str, sort: st
     """What machines and shares use of this host: processor time, memory, and what a share reads and writes.
 
     A machine's line is QEMU and its virtiofsds together, as its slice counts them. A dash stands for what can't be
-    read: what another user's virtiofsd reads and writes, and over --host what any does. Ctrl-C ends.
+    read: what another user's virtiofsd reads and writes, and over --host what any does. The key q and Ctrl-C end it.
     """
     if count is None and (once or session.json or not sys.stdout.isatty()):
         count = 1
@@ -112,29 +116,41 @@ class _Top:
         self._interval = interval
         self._sort = _SORTS[sort]
         self._samples: dict[str, Sample] = {}
+        self._rows: list[Row] = []
 
     async def run(self, count: int | None) -> None:
-        """Draw so many tables, or until Ctrl-C."""
+        """Draw so many tables, or until somebody ends it.
+
+        :raise CallFailed: vfsd does not answer, or the bus is gone.
+        """
         asked_to_end = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signals.SIGINT, signals.SIGTERM):
             loop.add_signal_handler(number, asked_to_end.set)
-        # all is asked once; later the signals tell when it is worth asking again
-        async with self._client.signals() as queue:
-            objects = await self._client.objects()
-            await self._look(objects)
-            with _screen(live=count is None):
-                drawn = 0
-                while count is None or drawn < count:
-                    wait = self._interval if drawn else min(FIRST_INTERVAL, self._interval)
-                    if await _happens(asked_to_end, wait):
-                        return
-                    if not queue.empty():
-                        while not queue.empty():
-                            queue.get_nowait()
-                        objects = await self._client.objects()
-                    self._draw(await self._look(objects), live=count is None)
-                    drawn += 1
+        ends = {asyncio.ensure_future(asked_to_end.wait()), asyncio.ensure_future(self._client.closed())}
+        try:
+            # all is asked once; later the signals tell when it is worth asking again
+            async with self._client.signals() as queue:
+                objects = await self._client.objects()
+                await self._look(objects)
+                with _screen(count is None, asked_to_end.set, self._draw_again):
+                    drawn = 0
+                    while count is None or drawn < count:
+                        wait = self._interval if drawn else min(FIRST_INTERVAL, self._interval)
+                        done, _ = await asyncio.wait(ends, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                        if asked_to_end.is_set():
+                            return
+                        if done:
+                            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+                        if not queue.empty():
+                            while not queue.empty():
+                                queue.get_nowait()
+                            objects = await self._client.objects()
+                        self._draw(await self._look(objects), live=count is None)
+                        drawn += 1
+        finally:
+            for task in ends:
+                task.cancel()
 
     async def _look(self, objects: Objects) -> list[Row]:
         """Everything with what it used since the last look."""
@@ -156,7 +172,8 @@ class _Top:
             )
             rows.append(row)
         self._samples = samples
-        return sorted(rows, key=self._sort)
+        self._rows = sorted(rows, key=self._sort)
+        return self._rows
 
     async def _row(
         self, key: str, item: Mapping[str, Any], unit: str, samples: dict[str, Sample], *, io: bool
@@ -172,6 +189,9 @@ class _Top:
                 samples[key] = usage.sample(item["MainPID"], unit, now, io=io)
             row.rates = usage.rates(self._samples.get(key), samples[key])
         return row
+
+    def _draw_again(self) -> None:
+        self._draw(self._rows, live=True)
 
     def _draw(self, rows: list[Row], *, live: bool) -> None:
         if self._session.json:
@@ -191,32 +211,57 @@ class _Top:
         columns, height = shutil.get_terminal_size()
         machines = sum(row.is_machine for row in rows)
         shares = len(cells) - machines
-        head = f"{time.strftime('%H:%M:%S')}  {plural(machines, 'machine')}, {plural(shares, 'share')}. Ctrl-C ends."
+        head = (
+            f"{time.strftime('%H:%M:%S')}  {plural(machines, 'machine')}, {plural(shares, 'share')}. q ends."
+        )
         shown = [fit(line, columns) for line in (head, "", *lines)][: max(height - 1, 1)]
         sys.stdout.write("\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in shown) + "\x1b[J")
         sys.stdout.flush()
 
 
 @contextmanager
-def _screen(*, live: bool) -> Iterator[None]:
-    """A screen of its own for what is drawn again and again."""
+def _screen(live: bool, end: Callable[[], object], draw: Callable[[], object]) -> Iterator[None]:
+    """A screen of its own for what is drawn again and again, and what is to be done at a key and at another size."""
     if not live:
         yield
         return
-    sys.stdout.write(_BEGIN_SCREEN)
+    loop = asyncio.get_running_loop()
+    with _keys({"q": end, "Q": end, " ": draw}):
+        sys.stdout.write(_BEGIN_SCREEN)
+        loop.add_signal_handler(signals.SIGWINCH, draw)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signals.SIGWINCH)
+            sys.stdout.write(_END_SCREEN)
+            sys.stdout.flush()
+
+
+@contextmanager
+def _keys(meanings: Mapping[str, Callable[[], object]]) -> Iterator[None]:
+    """Single keys, which are not shown, if standard input is a terminal."""
+    fd = sys.stdin.fileno()
+    if not os.isatty(fd):
+        yield
+        return
+
+    def read() -> None:
+        for key in os.read(fd, 64).decode(errors="replace"):
+            meanings.get(key, bool)()
+
+    before = termios.tcgetattr(fd)
+    loop = asyncio.get_running_loop()
     try:
+        tty.setcbreak(fd)
+        # the shell that continued a stopped vfsctl has set the terminal for itself
+        loop.add_signal_handler(signals.SIGCONT, tty.setcbreak, fd)
+        loop.add_reader(fd, read)
         yield
     finally:
-        sys.stdout.write(_END_SCREEN)
-        sys.stdout.flush()
-
-
-async def _happens(event: asyncio.Event, within: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), within)
-    except TimeoutError:
-        return False
-    return True
+        loop.remove_reader(fd)
+        loop.remove_signal_handler(signals.SIGCONT)
+        with suppress(termios.error):
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def _sum(numbers: Iterator[float | None]) -> float | None:
