@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from tests.integration.conftest import only_user
 from tests.integration.harness import TESTER, Vfsd, wait_for
-from tests.integration.vfsctl import SMALL, Result, ok, running, vfsctl
+from tests.integration.vfsctl import SMALL, Result, Terminal, ok, running, vfsctl
 
 PORT = 10022
 CONFIGURATION = """\
@@ -67,7 +68,12 @@ def listens() -> bool:
 
 def remote(vfsd: Vfsd, ssh: Path, *arguments: str, stdin: str = "") -> Result:
     """Run vfsctl --host to the scope's user on this very host."""
-    argv = vfsd.argv(["env", f"SYSTEMD_SSH={ssh}/ssh", "vfsctl", *options(vfsd), *arguments])
+    return vfsctl_through(vfsd, ssh, *options(vfsd), *arguments, stdin=stdin)
+
+
+def vfsctl_through(vfsd: Vfsd, ssh: Path, *arguments: str, stdin: str = "") -> Result:
+    """Run vfsctl with that program for ssh."""
+    argv = vfsd.argv(["env", f"SYSTEMD_SSH={ssh}/ssh", "vfsctl", *arguments])
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=90, check=False, cwd="/")
     return Result(done)
 
@@ -151,7 +157,23 @@ def test_a_host_that_is_not_reached(vfsd: Vfsd, ssh: Path) -> None:
     assert "Permission denied" in refused.err, "ssh's own words"
     for host in ("-oProxyCommand=x", "a b", "", "@", "host:port"):
         wrong = vfsctl(vfsd, f"--host={host}", "status")
-        assert wrong.code == (0 if not host else 2)
+        assert wrong.code == 2, "an empty one is not this host"
+
+
+@only_user
+def test_ctrl_c_ends_what_watches_another_host(vfsd: Vfsd, ssh: Path) -> None:
+    """ssh, which has the same terminal, is ended by it too, and with it the connection."""
+    for command, begun in (("monitor", "Ctrl-C ends"), ("top", "0 machines")):
+        here = {"SYSTEMD_SSH": f"{ssh}/ssh"}
+        terminal = Terminal(vfsd, *options(vfsd), command, environment=here, columns=120)
+        try:
+            terminal.expect(begun)
+            terminal.send("\x03")
+            assert terminal.end(15) == 0, "it does not wait for answers that can't come"
+            assert "Traceback" not in terminal.text
+            assert "exception" not in terminal.text
+        finally:
+            terminal.close()
 
 
 @only_user
@@ -162,3 +184,13 @@ def test_a_bridge_that_ends_is_told(vfsd: Vfsd, ssh: Path) -> None:
     assert remote(vfsd, ssh, "status").code == 5
     with running(vfsd, "status") as here:
         assert here.wait(30) == 0
+    # one that ends later, in the middle of something
+    bus = "unix:path=/run/dbus/system_bus_socket"
+    (ssh / "ssh").write_text(f"#!/bin/sh\nexec timeout 2 systemd-stdio-bridge --bus-path={bus}\n")
+    begun = time.monotonic()
+    for command in ("monitor", "top -n 100 -d 100ms"):
+        ended = vfsctl_through(vfsd, ssh, "--host", "far:7", *command.split())
+        assert ended.code == 5
+        assert "the connection to the system bus there ended" in ended.err.lower()
+        assert "exception" not in ended.err
+    assert time.monotonic() - begun < 20, "it is noticed at once"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vfsd.cli import remote
-from vfsd.cli.errors import CliError, Exit
+from vfsd.cli.errors import CallFailed, CliError, Exit, explain
 from vfsd.cli.main import main
 from vfsd.cli.session import Session
 from vfsd.names import Scope
@@ -30,12 +30,33 @@ def test_a_host_as_ssh_wants_it(host: str, words: list[str], monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "host", ["-oProxyCommand=x", "a b", "@", "host:port", "a:b:c", "a/container", "u@-x y"]
+    "host",
+    ["", "-oProxyCommand=x", "a b", "@", "host:port", "a:b:c", "a/container", "u@-oProxyCommand=x", "-u@a"],
 )
 def test_what_is_no_host(host: str) -> None:
     with pytest.raises(CliError, match="names no host") as caught:
         remote.check(host)
     assert caught.value.code is Exit.USAGE
+
+
+def test_no_host_is_not_this_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script's variable may be empty."""
+    assert main(["--host", "", "machine", "kill", "dev"]) == Exit.USAGE
+    assert "names no host" in capsys.readouterr().err
+
+
+def test_a_port_in_what_is_shown_to_be_typed() -> None:
+    assert Session().login == ""
+    assert Session(host="me@box:22").login == "-p 22 me@box"
+    assert '"ssh -p 22 box ' in remote.unreachable("box:22", Scope.SYSTEM, 255).hint
+
+
+@pytest.mark.parametrize("name", ["InteractiveAuthorizationRequired", "AccessDenied", "NoReply", "Failed"])
+def test_a_failure_there_is_not_explained_as_one_here(name: str) -> None:
+    failed = CallFailed(f"org.freedesktop.DBus.Error.{name}", "Start: no")
+    hint = explain(failed, Scope.SYSTEM, "-p 22 box").hint
+    assert "sudo" not in hint
+    assert "--host root@" in hint or '"ssh -t -p 22 box journalctl -e -u vfsd.service"' in hint
 
 
 def test_another_hosts_system_is_meant() -> None:

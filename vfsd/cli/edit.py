@@ -151,7 +151,7 @@ class _Edit:
     def _again_or_end(self, error: Exception, path: str) -> None:
         """Return if it is to be edited again. :raise CliError: it is not; the file stays."""
         if isinstance(error, CallFailed):
-            explained = explain(error, self._session.scope)
+            explained = explain(error, self._session.scope, self._session.login)
             sentence, hint, code = explained.sentence, explained.hint, explained.code
         elif isinstance(error, CliError):
             sentence, hint, code = str(error), error.hint, error.code

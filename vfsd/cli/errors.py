@@ -80,9 +80,10 @@ class Explanation(NamedTuple):
     code: Exit
 
 
-def journal_command(scope: Scope, unit: str = "vfsd.service") -> str:
-    """How to read the journal of a unit of that scope."""
-    return f"journalctl {'--user ' if scope is Scope.USER else ''}-e -u {unit}"
+def journal_command(scope: Scope, unit: str = "vfsd.service", login: str = "") -> str:
+    """How to read the journal of a unit of that scope. :param login: see `explain()`."""
+    there = f"ssh -t {login} " if login else ""
+    return f"{there}journalctl {'--user ' if scope is Scope.USER else ''}-e -u {unit}"
 
 
 _HINTS = {
@@ -103,6 +104,7 @@ _AUTHENTICATE = (
     'call it from a terminal or a desktop session, where you can be asked, without --no-ask-password; or use "sudo '
     'vfsctl --system …", or your own vfsd with --user.'
 )
+_NAME_ANOTHER_USER = "nobody is asked over --host: name a user who may do it there, such as --host root@HOST."
 _JOURNAL_TELLS_MORE = {
     ERROR_PREFIX + "UnitFailed",
     ERROR_PREFIX + "MonitorFailed",
@@ -116,10 +118,13 @@ _NOT_INSTALLED = {
 }
 
 
-def explain(error: CallFailed, scope: Scope) -> Explanation:
-    """Put an error of the bus or of vfsd into words."""
+def explain(error: CallFailed, scope: Scope, login: str = "") -> Explanation:
+    """Put an error of the bus or of vfsd into words.
+
+    :param login: what ssh is given to get to the host whose vfsd it is; "" for this one.
+    """
     name, message = error.name, error.message or error.name
-    journal = f'"{journal_command(scope)}" tells more.'
+    journal = f'"{journal_command(scope, login=login)}" tells more.'
     if name in (NO_SUCH_SHARE, NO_SUCH_MACHINE):
         return Explanation(message, _HINTS[name], Exit.NO_SUCH)
     if name in _HINTS:
@@ -130,10 +135,13 @@ def explain(error: CallFailed, scope: Scope) -> Explanation:
         sentence = f"vfsd is not installed for the {_bus(scope)}"
         return Explanation(sentence, _other_bus(scope), Exit.UNREACHABLE)
     if name == INTERACTIVE_AUTHORIZATION_REQUIRED:
-        return Explanation(message, _AUTHENTICATE, Exit.FAILED)
+        return Explanation(message, _NAME_ANOTHER_USER if login else _AUTHENTICATE, Exit.FAILED)
     if name == ACCESS_DENIED:
-        return _denied(message, scope)
-    if name in (NO_REPLY, _STANDARD + "Timeout", _STANDARD + "TimedOut", DISCONNECTED):
+        return _denied(message, scope, login)
+    if name == DISCONNECTED:
+        ended = f"the connection to the {_bus(scope)}{' there' if login else ''} ended"
+        return Explanation(ended, "call vfsctl again when the bus is back.", Exit.UNREACHABLE)
+    if name in (NO_REPLY, _STANDARD + "Timeout", _STANDARD + "TimedOut"):
         return Explanation(f"vfsd did not answer on the {_bus(scope)}", journal, Exit.UNREACHABLE)
     if name.startswith((_STANDARD + "Spawn.", "org.freedesktop.systemd1.")):
         return Explanation(f"vfsd could not be started: {message}", journal, Exit.UNREACHABLE)
@@ -151,8 +159,10 @@ def explain_unreachable(error: Unreachable, scope: Scope) -> Explanation:
     return Explanation(str(error), error.hint or _other_bus(scope), Exit.UNREACHABLE)
 
 
-def _denied(message: str, scope: Scope) -> Explanation:
-    if scope is Scope.SYSTEM:
+def _denied(message: str, scope: Scope, login: str) -> Explanation:
+    if login:
+        hint = _NAME_ANOTHER_USER
+    elif scope is Scope.SYSTEM:
         hint = (
             'use "sudo vfsctl --system …", or your own vfsd with --user; vfsd(8) tells how an administrator can allow '
             "it by a rule of polkit."

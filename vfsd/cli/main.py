@@ -102,7 +102,7 @@ def _open_standard_streams() -> None:
 
 def _explain(error: CallFailed | Unreachable | CliError, session: Session) -> Explanation:
     if isinstance(error, CallFailed):
-        return explain(error, session.scope)
+        return explain(error, session.scope, session.login)
     if isinstance(error, Unreachable):
         return explain_unreachable(error, session.scope)
     return Explanation(str(error), error.hint, error.code)

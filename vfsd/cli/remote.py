@@ -24,7 +24,9 @@ _USERS_BUS = f'exec {BRIDGE} --bus-path="{_USERS_ADDRESS}"'
 """What a shell there runs. The bridge's own --user goes to the system bus (systemd 257)."""
 END_TIMEOUT = 2.0
 """Seconds that ssh has to end when the connection has."""
-_HOST = re.compile(r"(?P<host>(?:[^@/\s]+@)?(?:\[[0-9a-fA-F:.%\w]+\]|[^:@/\s\[\]]+))(?::(?P<port>\d+))?")
+_HOST = re.compile(
+    r"(?!-)(?P<host>(?:[^@/\s]+@)?(?:\[[0-9a-fA-F:.%\w]+\]|(?!-)[^:@/\s\[\]]+))(?::(?P<port>\d+))?"
+)
 
 
 def named() -> str:
@@ -50,18 +52,28 @@ class Bridge(NamedTuple):
 
 def check(host: str) -> str:
     """A host as it was given. :raise CliError: it is none."""
-    if not _HOST.fullmatch(host) or host.startswith("-"):
+    if not _HOST.fullmatch(host):
         raise CliError(f'"{host}" names no host', "write HOST, USER@HOST or USER@HOST:PORT.", Exit.USAGE)
     return host
 
 
 def ssh_command(host: str, command: str) -> list[str]:
     """How a command is run on a host, by a shell."""
+    port, name = _port_and_name(host)
+    return [os.environ.get(SSH) or "ssh", "-xT", *port, "--", name, command]
+
+
+def login(host: str) -> str:
+    """What a person types behind "ssh" to get to a host."""
+    port, name = _port_and_name(host)
+    return shlex.join([*port, name])
+
+
+def _port_and_name(host: str) -> tuple[list[str], str]:
+    """ssh's option for the port, and the host without it."""
     match = _HOST.fullmatch(host)
     assert match is not None  # noqa: S101  # it was checked
-    port = ["-p", match["port"]] if match["port"] else []
-    name = match["host"].replace("[", "").replace("]", "")
-    return [os.environ.get(SSH) or "ssh", "-xT", *port, "--", name, command]
+    return ["-p", match["port"]] if match["port"] else [], match["host"].replace("[", "").replace("]", "")
 
 
 def bridge(host: str, scope: Scope) -> Bridge:
@@ -89,5 +101,5 @@ def unreachable(host: str, scope: Scope, code: int) -> Unreachable:
         )
     return Unreachable(
         f"the {whose} of {host} can't be reached",
-        f'try "ssh {host} {BRIDGE} --version"; --user is that of the user there.',
+        f'try "ssh {login(host)} {BRIDGE} --version", which tells what is missing.',
     )

@@ -53,6 +53,15 @@ class Session:
         return host + (f"--{self.scope.value} " if self.scope is not self._default else "")
 
     @property
+    def login(self) -> str:
+        """What ssh is given to get to the host whose vfsd is meant; "" for this one."""
+        if not self.host:
+            return ""
+        from vfsd.cli import remote  # noqa: PLC0415
+
+        return remote.login(self.host)
+
+    @property
     def _default(self) -> Scope:
         """As with systemctl, another host's system is meant, whoever calls."""
         return Scope.SYSTEM if self.host else default_scope()
@@ -64,7 +73,7 @@ class Session:
         """
         if self.host:
             whose = f" --{self.scope.value}" if self.chosen else ""
-            hint = f'"ssh -t {self.host} vfsctl{whose} {instead}" does it there.' if instead else ""
+            hint = f'"ssh -t {self.login} vfsctl{whose} {instead}" does it there.' if instead else ""
             raise CliError(f"{what} can't be done over --host: {why}", hint, Exit.USAGE)
 
     @property
@@ -111,7 +120,7 @@ def _choose_flag(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 
 
 def _choose_host(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001  # click's
-    if value:
+    if value is not None:  # an empty one must not be this host: somebody's variable was empty
         from vfsd.cli import remote  # noqa: PLC0415
 
         ctx.ensure_object(Session).host = ctx.meta[remote.KEY] = remote.check(value)
@@ -124,7 +133,7 @@ def global_options(command: Decorated) -> Decorated:
         ("--no-legend", "Print tables without head.", _choose_flag),
         ("--json", "Print JSON, with the names that the bus uses.", _choose_flag),
         ("--system", "Talk to the system's vfsd (the default for root).", _choose_scope),
-        ("--user", "Talk to the user's own vfsd (the default otherwise).", _choose_scope),
+        ("--user", "Talk to the user's own vfsd (the default for others).", _choose_scope),
     ):
         command = click.option(
             flag, is_flag=True, expose_value=False, is_eager=True, help=help_text, callback=callback
