@@ -31,7 +31,7 @@ async def test_vnc(vfsd: Vfsd, client: Client, folder: Path) -> None:
     assert await client.get(path, MACHINE, "DisplayPath") == ""
     done = view(vfsd, "tiny", VFSD_VIEWER=VIEWER)
     assert (done.code, done.out) == (1, "")
-    assert "Tiny is stopped; only one that runs has a display." in done.err
+    assert "Machine tiny is stopped; only one that runs has a display." in done.err
     assert "vfsctl machine start tiny" in done.err
 
     await client.call(path, MACHINE, "Start")
@@ -62,7 +62,7 @@ async def test_view_of_what_has_no_display(vfsd: Vfsd, client: Client, folder: P
     await started(client, folder)
     done = view(vfsd, "tiny", VFSD_VIEWER=VIEWER)
     assert done.code == 1
-    assert "Tiny has no display." in done.err
+    assert "Machine tiny has no display." in done.err
     assert "Display to vnc" in done.err
     assert view(vfsd, "other", VFSD_VIEWER=VIEWER).code == 4
 

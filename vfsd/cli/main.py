@@ -21,7 +21,7 @@ from vfsd.cli.errors import (
     explain_unreachable,
 )
 from vfsd.cli.lazy import LazyCommand, LazyGroup
-from vfsd.cli.output import clean
+from vfsd.cli.output import clean, sentence
 from vfsd.cli.session import Session, global_options
 
 DEBUG = "VFSCTL_DEBUG"
@@ -139,17 +139,11 @@ def _usage(error: click.ClickException) -> int:
 
 
 def _fail(explanation: Explanation) -> int:
-    click.echo(f"{_bold('Error:', 'red')} {_sentence(clean(explanation.sentence))}", err=True)
+    click.echo(f"{_bold('Error:', 'red')} {sentence(clean(explanation.sentence))}", err=True)
     if explanation.hint:
-        click.echo(f"{_bold('Hint:', 'cyan')} {_sentence(explanation.hint)}", err=True)
+        click.echo(f"{_bold('Hint:', 'cyan')} {sentence(explanation.hint)}", err=True)
     return explanation.code
 
 
 def _bold(text: str, colour: str) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=True)
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    first = text[:1].upper() + text[1:]
-    return first if first.endswith((".", "!", "?")) else f"{first}."

@@ -59,6 +59,13 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode()
 
 
+def sentence(text: str) -> str:
+    """With a capital and a full stop; "" stays what it is."""
+    text = text.strip()
+    first = text[:1].upper() + text[1:]
+    return first if not first or first.endswith((".", "!", "?")) else f"{first}."
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -51,10 +51,12 @@ def ssh(session: Session, name: str, command: tuple[str, ...]) -> None:
     found = session.run(body)
     if found["State"] != "running":
         raise CliError(
-            f"{name} is {found['State']}", f'"vfsctl {session.flag}machine start {name}" starts it.'
+            f"machine {name} is {found['State']}", f'"vfsctl {session.flag}machine start {name}" starts it.'
         )
     if not found["SSH"]:
-        raise CliError(f"{name} has no SSH", "its guest has no key of vfsd's; make the machine with --ssh.")
+        raise CliError(
+            f"machine {name} has no SSH", "its guest has no key of vfsd's; make the machine with --ssh."
+        )
     if not found["SSHAddress"]:
         raise CliError(
             f"no way leads to the guest of {name}",
@@ -80,7 +82,7 @@ def arguments(key: Path, name: str, address: str, command: tuple[str, ...]) -> l
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         raise CliError(
-            f"{name} is at {address}, where this vfsctl can't go", "use one that is as new as vfsd."
+            f"machine {name} is at {address}, where this vfsctl can't go", "use one that is as new as vfsd."
         )
     words = [*_OPTIONS, f"HostKeyAlias=vfsd-{name}"]
     login = ["-l", "root", "-i", str(key)]

@@ -74,7 +74,7 @@ def display_of(machine: dict[str, Any]) -> tuple[str, str]:
     name, kind, path = machine["Name"], machine["Display"], machine.get("DisplayPath")
     if kind == "none":
         raise CliError(
-            f"{name} has no display",
+            f"machine {name} has no display",
             'make it with "--display vnc", or set its property Display to vnc while it is stopped; "vfsctl console" '
             "shows its console.",
         )
@@ -82,7 +82,7 @@ def display_of(machine: dict[str, Any]) -> tuple[str, str]:
         raise CliError(f"you may not see where the display of {name} is", "its owner and root may.")
     if not path:
         raise CliError(
-            f"{name} is {machine['State']}; only one that runs has a display",
+            f"machine {name} is {machine['State']}; only one that runs has a display",
             f'"vfsctl machine start {name}" starts it.',
         )
     return kind, path
