@@ -216,3 +216,51 @@ def test_a_bad_edit_can_be_edited_again(vfsd: Vfsd, written: Path) -> None:
         assert terminal.end() == 0
     finally:
         terminal.close()
+
+
+@only_user
+def test_what_happens_while_somebody_edits(vfsd: Vfsd, folder: Path) -> None:
+    ok(vfsd, "share", "add", "src", str(folder))
+    assert edit(vfsd, "share", "src", "vfsctl share stop src; sed -i '$ a read_only = true'")[0] == 0
+    shown = vfsctl(vfsd, "share", "show", "src", "--json").json()
+    assert (shown["State"], shown["ReadOnly"]) == ("stopped", True), "it was stopped, and stays so"
+    code, _, err = edit(vfsd, "share", "src", "vfsctl share set src xattr=yes; sed -i '$ a writeback = true'")
+    assert (code, err) == (0, "")
+    shown = vfsctl(vfsd, "share", "show", "src", "--json").json()
+    assert (shown["XAttr"], shown["Writeback"]) == (True, True), "what another changed is left alone"
+    code, _, err = edit(vfsd, "share", "src", "vfsctl share remove src; sed -i '$ a kill_priv = true'")
+    assert code == 4
+    kept = Path(re.findall(EDITED, err)[0])
+    assert "kill_priv" in kept.read_text()
+    kept.unlink()
+
+
+@only_user
+def test_an_editor_that_takes_the_file_away(vfsd: Vfsd) -> None:
+    ok(vfsd, "machine", "add", "dev", "--builtin")
+    code, _, err = edit(vfsd, "machine", "dev", "rm")
+    assert (code, "kept" in err) == (1, False), "there is nothing to be kept"
+    code, _, err = edit(vfsd, "machine", "dev", 'sh -c \'printf "\\\\377" > "$1"\' sh')
+    assert (code, "is not UTF-8" in err) == (1, True)
+    Path(re.findall(EDITED, err)[0]).unlink()
+
+
+@only_user
+def test_ctrl_c_is_the_editors_and_leaves_nothing_that_nobody_wrote(vfsd: Vfsd, written: Path) -> None:
+    ok(vfsd, "machine", "add", "dev", "--builtin")
+    editor = written / "editor"
+    for action, code, said in (
+        ('echo "cpus = 2" >> "$1"; exit 0', 0, "dev is changed: CPUs"),
+        ("exit 130", 130, ""),
+    ):
+        editor.write_text(f"#!/bin/sh\ntrap 'kill $!; {action}' INT\nsleep 60 & echo \"at $1.\"; wait\n")
+        editor.chmod(0o755)
+        terminal = Terminal(vfsd, "machine", "edit", "dev", environment={"VISUAL": str(editor)}, columns=200)
+        try:
+            path = Path(re.findall(r"at (\S+)\.\r", terminal.expect(r"at \S+\.\r"))[0])
+            terminal.send("\x03")
+            assert terminal.end() == code
+            assert said in terminal.text
+            assert not path.exists()
+        finally:
+            terminal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import click
 
 from vfsd.cli.errors import CallFailed, CliError, Exit, explain
 from vfsd.cli.objects import Kind, say
-from vfsd.cli.output import clean
+from vfsd.cli.output import clean, sentence
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.paths import Paths
 
@@ -64,24 +65,42 @@ class _Edit:
         descriptor, path = tempfile.mkstemp(prefix=f"vfsctl-{self._name}-", suffix=".toml")
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(begin)
-        while True:
-            try:
-                _call_editor(path)
-                text = Path(path).read_text(encoding="utf-8")
-                if text in ("", begin):
-                    say(self._session, f"Nothing was changed of {self._name}.")
-                else:
-                    self._apply(known, text, path)
-            except (CliError, CallFailed, UnicodeDecodeError, OSError) as error:
-                if self._is_unchanged(path, begin):
-                    Path(path).unlink(missing_ok=True)
-                    raise
-                self._again_or_end(error, path)
+        try:
+            while not self._edited(known, begin, path):
                 # some of it may be done, so that even the first text could be a change now
                 begin, known = "", self._fetch()
-            else:
+        except (KeyboardInterrupt, click.Abort):
+            if not self._is_unchanged(path, begin):
+                click.echo(clean(sentence(self._kept(path))), err=True)
+            raise
+        finally:
+            if self._is_unchanged(path, begin):
                 Path(path).unlink(missing_ok=True)
-                return
+
+    def _edited(self, known: Known, begin: str, path: str) -> bool:
+        """Have the file edited, and apply it. False: it is to be edited again.
+
+        :raise CliError, CallFailed: not everything could be done; what was written is kept.
+        """
+        try:
+            _call_editor(path)
+            text = _read(path)
+            if text in ("", begin):
+                say(self._session, f"Nothing was changed of {self._name}.")
+            else:
+                self._apply(self._as_it_is(known), text, path)
+        except (CliError, CallFailed) as error:
+            if self._is_unchanged(path, begin):
+                raise
+            self._again_or_end(error, path)
+            return False
+        Path(path).unlink(missing_ok=True)
+        return True
+
+    def _as_it_is(self, known: Known) -> Known:
+        """What was shown, in the state that it is in now: it may have been stopped while somebody wrote."""
+        now = self._fetch()
+        return now._replace(spec=known.spec, own={**known.own, **now.own})
 
     def _fetch(self) -> Known:
         from vfsd.cli.definition import fetch  # noqa: PLC0415
@@ -136,37 +155,38 @@ class _Edit:
             self._tell_waiting(known, todo.waiting, path)
 
     def _tell_waiting(self, known: Known, waiting: list[str], path: str) -> NoReturn:
-        again = f'"vfsctl {self._session.flag}{self._kind.noun} edit {self._name} --file {shlex.quote(path)}"'
+        again = "the same" if path == "-" else f'"{self._command(path)}"'
         raise _Waits(
-            f"{self._name} is {known.state}; it must be stopped to change {', '.join(waiting)}",
+            f"{self._kind.noun} {self._name} is {known.state}; it must be stopped to change {', '.join(waiting)}",
             f"when it is stopped, {again} changes that.",
         )
 
-    def _is_unchanged(self, path: str, begin: str) -> bool:
-        try:
-            return Path(path).read_text(encoding="utf-8") in ("", begin)
-        except (OSError, UnicodeDecodeError):
-            return False
+    def _command(self, path: str) -> str:
+        return f"vfsctl {self._session.flag}{self._kind.noun} edit {self._name} --file {shlex.quote(path)}"
 
-    def _again_or_end(self, error: Exception, path: str) -> None:
+    def _kept(self, path: str) -> str:
+        return f'what you wrote is kept in {path}; "{self._command(path)}" takes it when it is right.'
+
+    def _is_unchanged(self, path: str, begin: str) -> bool:
+        """Whether there is nothing in the file that anybody would miss."""
+        try:
+            return _read(path) in ("", begin)
+        except CliError:
+            return not Path(path).exists()
+
+    def _again_or_end(self, error: CallFailed | CliError, path: str) -> None:
         """Return if it is to be edited again. :raise CliError: it is not; the file stays."""
         if isinstance(error, CallFailed):
-            explained = explain(error, self._session.scope, self._session.login)
-            sentence, hint, code = explained.sentence, explained.hint, explained.code
-        elif isinstance(error, CliError):
-            sentence, hint, code = str(error), error.hint, error.code
+            told, hint, code = explain(error, self._session.scope, self._session.login)
         else:
-            sentence, hint, code = str(error), "", Exit.FAILED
+            told, hint, code = str(error), error.hint, error.code
         if isinstance(error, _Waits):
             raise error
         if sys.stdin.isatty() and not self._session.json:
-            click.echo(clean(f"{sentence}. {hint}"), err=True)
+            click.echo(clean(f"{sentence(told)} {sentence(hint)}".rstrip()), err=True)
             if click.confirm("Edit again?", default=True, err=True):
                 return
-        again = f'"vfsctl {self._session.flag}{self._kind.noun} edit {self._name} --file {shlex.quote(path)}"'
-        raise CliError(
-            sentence, f"what you wrote is kept in {path}; {again} takes it when it is right.", Exit(code)
-        )
+        raise CliError(told, self._kept(path), code)
 
 
 class _Waits(CliError):
@@ -180,7 +200,28 @@ def _call_editor(path: str) -> None:
         editor = next((found for name in EDITORS if (found := shutil.which(name))), "")
     if not editor:
         raise CliError("there is no editor here", "set EDITOR, or use --file.")
-    # as git does: the variable may be a command with arguments
-    code = subprocess.run(["/bin/sh", "-c", f'{editor} "$@"', editor, path], check=False).returncode
+    # as git does: the variable may be a command with arguments, and a Ctrl-C is the editor's, not the shell's or
+    # vfsctl's (a handler, unlike what is ignored, is not passed on)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGQUIT)}
+    try:
+        command = ["/bin/sh", "-c", f'trap : INT QUIT; {editor} "$@"', editor, path]
+        code = subprocess.run(command, check=False).returncode
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code in (-signal.SIGINT, 128 + signal.SIGINT):
+        raise KeyboardInterrupt
     if code:
         raise CliError(f"the editor {editor} ended with {code}", "set EDITOR to another, or use --file.")
+
+
+def _read(path: str) -> str:
+    """What the editor left. :raise CliError: nothing that can be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CliError(f"{path} is not UTF-8", "correct it.") from None
+    except OSError as error:
+        raise CliError(
+            f"{path} can't be read: {error.strerror}", "the editor should save to that file."
+        ) from None
