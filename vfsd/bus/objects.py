@@ -57,8 +57,8 @@ def _public(scope: names.Scope, thing: Thing, text: str) -> str:
     """A text as everybody may read it: on the system bus, where others listen, without the sources of shares."""
     if scope is names.Scope.SYSTEM and text:
         for share in [thing] if isinstance(thing, Share) else thing.shares:
-            quoted = f'"{share.spec.source}"'
-            text = text.replace(f"{quoted}, the source", "the source").replace(quoted, "the source")
+            quoted, source = f'"{share.spec.source}"', f'the source of share "{share.name}"'
+            text = text.replace(f"{quoted}, {source},", source).replace(quoted, "the source")
     return text
 
 
