@@ -88,7 +88,7 @@ def check_shares(machine: Condition, what: str) -> None:
     dead = next((share for share in machine.shares if share.lost), None)
     if dead is not None:
         raise NotSupported(
-            f'{begin}: share "{dead.name}" does not serve; reset the machine, or shut it down and start it again'
+            f'{begin}: share "{dead.name}" does not serve; shut the machine down and start it again'
         )
     healed = [plug for plug in machine.layout.plugs if plug != machine.layout.of(plug.share)]
     for plug in (*healed, *machine.orphans):
