@@ -77,6 +77,16 @@ def test_a_member_without_documentation_is_refused(
         generator.page(folder)
 
 
+def test_each_argument_that_is_described_stands_by_itself(generator: ModuleType) -> None:
+    for path in DBUS.glob("*.xml"):
+        for member in generator.read_interface(path).members:
+            names = "|".join(argument.get("name") for argument in member.arguments)
+            described = re.findall(rf"\b(?:{names})(?=(?:, \w+)*: )", member.text) if names else []
+            items = [line for line in generator.documentation(member) if line.startswith(".It Fa")]
+            shown = [word for line in items for word in line.split()[2:] if word != ","]
+            assert set(shown) == set(described), member.name
+
+
 def journal_fields() -> set[str]:
     """The fields that vfsd's entries can have: what is passed to `Journal.write`, and what that adds."""
     source = {path: path.read_text(encoding="utf-8") for path in (PROJECT / "vfsd").rglob("*.py")}

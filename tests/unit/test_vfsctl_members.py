@@ -51,6 +51,28 @@ def test_the_commands_of_the_table_exist(words: str) -> None:
     assert not isinstance(command_of(words), click.Group)
 
 
+def test_the_commands_that_people_are_told_to_call_exist() -> None:
+    """In the journal's explanations and in the documents."""
+    texts = [
+        path.read_text(encoding="utf-8") for path in (SOURCE / "README.md", *(SOURCE / "docs").glob("*.md"))
+    ]
+    explained = (SOURCE / "units/vfsd.catalog").read_text(encoding="utf-8")
+    found = re.findall(
+        r'(?:"|with: |run: )vfsctl (?:--\S+ )*([a-z][a-z-]*) ?([a-z-]*)', re.sub(r"\s+", " ", explained)
+    )
+    for text in texts:
+        code = re.findall(
+            r"^```\w*\n.*?^```$|(?<!`)`[^`\n]+`(?!`)|^    [^\n]*$", text, re.MULTILINE | re.DOTALL
+        )
+        found += re.findall(r"\bvfsctl (?:--\S+ )*([a-z][a-z-]*)\b ?([a-z-]*)", "\n".join(code))
+    assert len(found) > 80
+    for first, second in found:
+        command = main.cli.get_command(click.Context(main.cli), first)
+        assert command is not None, f"vfsctl {first}"
+        if isinstance(command, click.Group) and second:
+            command_of(f"{first} {second}")
+
+
 @pytest.mark.parametrize(("group", "table"), [("share", SHARE_OPTIONS), ("machine", MACHINE_OPTIONS)])
 def test_every_option_can_be_set(group: str, table: dict[str, Any]) -> None:
     command_of(f"{group} set")
