@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
-from vfsd import errors
+from vfsd import errors, service
+from vfsd.cli.errors import Exit
 from vfsd.cli.main import cli
 from vfsd.config import load_machines, load_shares
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS, MachineSpec, ShareSpec
@@ -112,6 +113,50 @@ def test_each_field_of_the_journal_is_documented() -> None:
     headings = re.findall(r"^\.It Li (.*=.*)$", sections("org.vfsd1.5")["JOURNAL"], re.MULTILINE)
     told = {word.rstrip("=") for heading in headings for word in heading.split() if word != ","}
     assert told == journal_fields()
+
+
+def test_nothing_is_named_without_a_word_about_it() -> None:
+    for path in MAN.iterdir():
+        lists = re.split(r"^\.(?:Bl|El|Sh|Ss)\b.*\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for text in lists:
+            parts = re.split(r"^(\.It .*\n)", text, flags=re.MULTILINE)[1:]
+            for number, (heading, body) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+                told = re.sub(r"^\.(?:Pp|Dl .*|Bd [^$]*?^\.Ed)\n", "", body, flags=re.MULTILINE).strip()
+                shares = heading.startswith((".It Cm", ".It Fl")) and 2 * number + 3 < len(
+                    parts
+                )  # with the next one
+                assert told or shares or " Ta " in heading, f"{path.name}: {heading}"
+
+
+@pytest.mark.parametrize(
+    ("page", "codes"),
+    [("vfsctl.1", set(Exit)), ("vfsd.8", {0, 1, 2, service.EXIT_NO_BUS, service.EXIT_NAME_TAKEN})],
+)
+def test_each_exit_code_is_documented(page: str, codes: set[int]) -> None:
+    told = re.findall(r"^\.It (\d+)$", sections(page)["EXIT STATUS"], re.MULTILINE)
+    assert sorted(map(int, told)) == sorted(codes)
+
+
+FROM_OTHERS = {
+    *("DISPLAY", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET"),
+    *("PATH", "TERM", "WATCHDOG_USEC", "WAYLAND_DISPLAY"),
+}
+"""Variables that nobody sets for vfsd."""
+
+
+def test_each_variable_of_the_environment_is_documented() -> None:
+    used = set()
+    for path in (PROJECT / "vfsd").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"\benviron(?:\.get\(|\[)([\w\"]+)", text):
+            constant = re.search(rf'^{name} = "(\w+)"$', text, re.MULTILINE)
+            used.add(constant[1] if constant else name.strip('"'))
+        used |= set(re.findall(r'"(VFSD_[A-Z_]+)"', text))
+    told: set[str] = set()
+    for page in ("vfsctl.1", "vfsd.8"):
+        for heading in re.findall(r"^\.It Ev (.*)$", sections(page)["ENVIRONMENT"], re.MULTILINE):
+            told |= set(heading.split(" , "))
+    assert told == used - FROM_OTHERS - journal_fields()
 
 
 # vfsd.share(5) and vfsd.machine(5)
@@ -319,16 +364,3 @@ def test_each_error_has_a_remedy() -> None:
         if isinstance(error, type) and hasattr(error, "dbus_name")
     }
     assert told == known
-
-
-# vfsd(8), vfsctl(1)
-
-
-def test_each_variable_is_documented() -> None:
-    """What is read of the environment, but for the fields of the journal, whose names look the same."""
-    sources = {path: path.read_text() for path in (PROJECT / "vfsd").rglob("*.py")}
-    named = {name for text in sources.values() for name in re.findall(r'"(VFSD_[A-Z_]+)"', text)}
-    variables = named - {"VFSD_SHARE", "VFSD_MACHINE"}
-    assert "VFSD_QEMU" in variables
-    pages = "".join((MAN / page).read_text() for page in ("vfsd.8", "vfsctl.1"))
-    assert [name for name in sorted(variables) if f".It Ev {name}\n" not in pages] == []
