@@ -296,6 +296,9 @@ def test_a_reader_that_goes_away_is_no_bug(vfsd: Vfsd) -> None:
     full = vfsd.run("sh", "-c", "vfsctl status 2>&1 >/dev/full; echo $?", check=False).splitlines()
     assert full[0].startswith("Error: No space left")
     assert full[-1] == "1"
+    change = "vfsctl share add a /srv; vfsctl share remove a"
+    script = f"vfsctl monitor 2>&1 | head -n 1 & for i in 1 2 3 4; do {change}; done; wait"
+    assert "bug" not in vfsd.run("sh", "-c", script)
 
 
 def test_status_is_quick(vfsd: Vfsd) -> None:

@@ -39,15 +39,17 @@ async def _watch(client: Client, session: Session, name: str | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signals.SIGINT, signals.SIGTERM):
         loop.add_signal_handler(number, asked_to_end.set)
-    async with client.signals() as queue, asyncio.TaskGroup() as group:
+    async with client.signals() as queue:
         if session.legend and not session.json:
             state = "" if await client.is_running() else "; vfsd does not run yet"
             click.echo(f"Watching vfsd on the {session.scope.value} bus{state}. Ctrl-C ends.", err=True)
-        ends = {group.create_task(asked_to_end.wait()), group.create_task(client.closed())}
-        printer = group.create_task(_print_all(client, queue, session, name))
+        ends = {asyncio.create_task(asked_to_end.wait()), asyncio.create_task(client.closed())}
+        printer = asyncio.create_task(_print_all(client, queue, session, name))
         await asyncio.wait({*ends, printer}, return_when=asyncio.FIRST_COMPLETED)
         for task in (*ends, printer):
             task.cancel()
+        if printer.done():  # it ends by itself only with an error: nobody reads what it prints
+            printer.result()
     if not asked_to_end.is_set():
         raise CallFailed(DISCONNECTED, "the bus closed the connection")
     return Exit.DONE
