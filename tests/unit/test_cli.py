@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -413,6 +414,40 @@ def test_a_table_on_a_terminal_fits(
     assert all(len(line) <= width for line in lines)
     assert "end of it" in lines[1]
     assert "[bold]" in lines[1], "no markup in what others named"
+
+
+def test_a_narrow_terminal_cuts_no_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("NO_COLOR", "1")
+    columns = [Column("SHARE"), Column("STATE"), Column("PID", right=True), Column("SOURCE", path=True)]
+    output.print_table(
+        columns, [["box.a", "listening", "31415", "/srv/a"], ["box.b", "active", "9", "/srv/b"]]
+    )
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["box.a", "listening", "31415"],
+        ["box.b", "active", "9"],
+    ]
+    assert all(len(line) <= 30 for line in lines)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_locale_without_arrows(encoding: str, tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.stdout.reconfigure(encoding='{encoding}', errors='strict')\n"
+        "from vfsd.cli import main, output;"
+        "main._open_standard_streams(); output.print_json({'Source': '/srv/\u2192\xe4'}); print('\u2192')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True, check=True, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
+    document, _, arrow = done.stdout.decode(encoding).rstrip().rpartition("\n")
+    assert json.loads(document) == {"Source": "/srv/→ä"}
+    assert arrow == ("→" if encoding == "utf-8" else "?")
 
 
 @pytest.mark.parametrize(

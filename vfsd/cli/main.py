@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -91,13 +92,19 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """A descriptor that the caller closed (`>&-`) must not be taken by the next file that is opened."""
+    """A descriptor that the caller closed (`>&-`) must not be taken by the next file that is opened.
+
+    And what is printed in a locale that is not UTF-8 must not fail.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             fd = os.open(os.devnull, os.O_RDWR)
             if fd != number:
                 os.dup2(fd, number)
             setattr(sys, name, os.fdopen(number, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # what the locale's encoding lacks, such as an arrow
 
 
 def _explain(error: CallFailed | Unreachable | CliError, session: Session) -> Explanation:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ELLIPSIS = "…"
 MIDDLE_MIN = 16
 """Characters of a path that are shown however narrow the terminal is."""
+WHOLE_MAX = 18
+"""Characters of a cell that are not cut; what lies behind the edge of a narrower terminal is not shown."""
 
 _STATE_COLOURS = {
     "running": "green",
@@ -68,13 +70,18 @@ def sentence(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_unicode()))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document on one line, at once."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    click.echo(json.dumps(value, ensure_ascii=not _is_unicode(), separators=(",", ":")))
     sys.stdout.flush()
+
+
+def _is_unicode() -> bool:
+    """Whether standard output takes every character; in JSON another can be escaped."""
+    return sys.stdout.encoding.lower().replace("-", "") == "utf8"
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, legend: bool = True) -> None:
@@ -121,25 +128,37 @@ def _print_fitted(columns: Sequence[Column], rows: list[list[str]], legend: bool
 
     width = shutil.get_terminal_size().columns
     table = Table(box=None, pad_edge=False, show_header=legend, header_style="bold")
-    _add_columns(table, columns)
+    _add_columns(table, columns, rows)
     for row in shorten_paths(columns, rows, width):
         cells = zip(row, columns, strict=True)
         table.add_row(*(Text(cell, (state_colour(cell) or "") if not c.path else "") for cell, c in cells))
     Console(width=width, highlight=False).print(table)
 
 
-def _add_columns(table: Table, columns: Sequence[Column]) -> None:
-    for column in columns:
+def _add_columns(table: Table, columns: Sequence[Column], rows: list[list[str]]) -> None:
+    edges = (columns[0], columns[-1])
+    for column, natural in zip(columns, _widths(columns, rows), strict=True):
         table.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis"
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            # half a number is another number, and of two half names nobody knows which is which
+            # (at an edge rich adds room for a padding that is not there)
+            min_width=None if column.path else min(natural, WHOLE_MAX) - (column in edges),
         )
+
+
+def _widths(columns: Sequence[Column], rows: list[list[str]]) -> list[int]:
+    """What each column would like to have."""
+    return [
+        max([len(column.title), *(len(row[index]) for row in rows)]) for index, column in enumerate(columns)
+    ]
 
 
 def shorten_paths(columns: Sequence[Column], rows: list[list[str]], width: int) -> list[list[str]]:
     """The rows with the paths in them cut in the middle, so that a line fits in `width`."""
-    natural = [
-        max([len(column.title), *(len(row[index]) for row in rows)]) for index, column in enumerate(columns)
-    ]
+    natural = _widths(columns, rows)
     paths = [index for index, column in enumerate(columns) if column.path]
     if not paths:
         return rows
