@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vfsd import names, outcome
 from vfsd.context import Context
-from vfsd.errors import MonitorFailed, UnitFailed, VfsdError
+from vfsd.errors import MonitorFailed, UnitFailed, VfsdError, without_path
 from vfsd.journal import last_words, lines_since, said
 from vfsd.model import MachineSpec
 from vfsd.opened import Openings
@@ -124,9 +124,9 @@ def without_paths(spec: MachineSpec, text: str) -> str:
     for what in _FILES:
         path = getattr(spec, what)
         if path:
-            text = text.replace(f'"{path}", the {what}', f"the {what}").replace(path, f"the {what}")
+            text = without_path(text, path).replace(path, f"the {what}")
     for name, path in spec.credential_files:
-        text = text.replace(f'"{path}", the file', "the file").replace(path, f"the file of {name}")
+        text = without_path(text, path).replace(path, f"the file of {name}")
     for path in _PATH.findall("\n".join(spec.extra_arguments)):
         text = text.replace(path, "a file")
     return text

@@ -6,6 +6,7 @@ crosses the bus.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from vfsd.names import ERROR_PREFIX
@@ -143,3 +144,9 @@ class GuestTimeout(VfsdError):
     """The guest did not do in time what it was asked."""
 
     dbus_name = ERROR_PREFIX + "GuestTimeout"
+
+
+def without_path(text: str, path: str) -> str:
+    """A message without a path: of `"/x", the kernel of it, is bad` remains `the kernel of it is bad`."""
+    explained = rf'"{re.escape(path)}", (the [a-z]+(?: of [a-z]+(?: "[^"]*")?)*),?'
+    return re.sub(explained, lambda match: match[1], text)

@@ -154,4 +154,7 @@ def check_text(what: str, *texts: str) -> None:
 def check_path(what: str, path: str) -> None:
     """:raise InvalidArgs: the path is not absolute."""
     check_text(what, path)
-    require(path.startswith("/"), f'{what} "{path}" is not an absolute path; give one that begins with /')
+    require(
+        path.startswith("/"),
+        f'{what} is "{path}", which is not an absolute path; give one that begins with /',
+    )

@@ -11,7 +11,7 @@ import pytest
 from vfsd import credentials, told
 from vfsd.commands import MachineArchitecture
 from vfsd.credentials import FW_CFG_FILES_MAX, SMBIOS_MAX, SMBIOS_STRINGS_MAX, TOTAL_MAX, Passed
-from vfsd.errors import InvalidArgs
+from vfsd.errors import InvalidArgs, without_path
 from vfsd.model import MachineSpec, ShareSpec
 from vfsd.names import Scope
 from vfsd.told import Told
@@ -57,7 +57,9 @@ def test_no_name_stands_in_both_tables() -> None:
 
 
 def test_a_file_is_named_by_an_absolute_path() -> None:
-    with pytest.raises(InvalidArgs, match=r'file of credential "a" of machine "dev" "b" is not an absolute'):
+    with pytest.raises(
+        InvalidArgs, match=r'file of credential "a" of machine "dev" is "b", which is not an absolute'
+    ):
         machine(CredentialFiles={"a": "b"})
 
 
@@ -158,6 +160,9 @@ def test_files_that_can_not_be_used_are_named(kind: str, complaint: str, tmp_pat
     with pytest.raises(InvalidArgs, match=complaint) as caught:
         credentials.read_files("it", (("token", str(path)),))
     assert f'"{path}", the file of credential "token" of it' in str(caught.value)
+    public = without_path(str(caught.value), str(path))
+    assert public.startswith('the file of credential "token" of it ')
+    assert str(path) not in public
 
 
 def test_a_kernel_is_told_on_its_command_line() -> None:

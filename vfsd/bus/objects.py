@@ -16,7 +16,7 @@ from vfsd.bus.interface import Interface
 from vfsd.bus.tree import Tree
 from vfsd.bus.wire import PropertyValue
 from vfsd.context import Context, Thing
-from vfsd.errors import NotSupported
+from vfsd.errors import NotSupported, without_path
 from vfsd.machine import Machine
 from vfsd.model import MACHINE_OPTIONS, SHARE_OPTIONS
 from vfsd.open_files import Use
@@ -57,8 +57,8 @@ def _public(scope: names.Scope, thing: Thing, text: str) -> str:
     """A text as everybody may read it: on the system bus, where others listen, without the sources of shares."""
     if scope is names.Scope.SYSTEM and text:
         for share in [thing] if isinstance(thing, Share) else thing.shares:
-            quoted, source = f'"{share.spec.source}"', f'the source of share "{share.name}"'
-            text = text.replace(f"{quoted}, {source},", source).replace(quoted, "the source")
+            source = share.spec.source
+            text = without_path(text, source).replace(f'"{source}"', "the source")
     return text
 
 
