@@ -96,7 +96,7 @@ _HINTS = {
     WRONG_STATE: '"vfsctl status NAME" shows its state and why.',
     ERROR_PREFIX + "PrerequisiteMissing": '"vfsctl check" lists all that is needed and how to get it.',
     ERROR_PREFIX + "GuestTimeout": 'the guest may be busy; "vfsctl machine kill NAME" ends it by force.',
-    INVALID_ARGS: 'see "vfsctl COMMAND --help".',
+    INVALID_ARGS: "vfsd.machine(5) and vfsd.share(5) describe the options.",
     _STANDARD + "LimitsExceeded": "too much is under way; end some of it, or try again in a moment.",
 }
 

@@ -15,7 +15,7 @@ from vfsd import names
 from vfsd.cli import remote
 from vfsd.cli.errors import CallFailed, CliError, Unreachable
 from vfsd.cli.objects import MACHINE, SHARE, object_of
-from vfsd.cli.output import clean
+from vfsd.cli.output import clean, sentence
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.names import Scope
 
@@ -72,9 +72,8 @@ def _subject(session: Session, name: str) -> Subject:
         return session.run(body)
     except (CallFailed, Unreachable) as error:
         if session.legend:
-            text = str(error)
-            told = f"{text[:1].upper()}{text[1:]}; this is what the journal has under that name."
-            click.echo(clean(told), err=True)
+            told = f"{str(error).rstrip('.')}; this is what the journal has under that name"
+            click.echo(clean(sentence(told)), err=True)
         return Subject(name, (name,))
 
 

@@ -62,9 +62,9 @@ def _escape(char: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop; "" stays what it is."""
+    """With a capital, if it does not begin with vfsd's name, and a full stop; "" stays what it is."""
     text = text.strip()
-    first = text[:1].upper() + text[1:]
+    first = text if text.startswith(("vfsd ", "vfsctl ")) else text[:1].upper() + text[1:]
     return first if not first or first.endswith((".", "!", "?")) else f"{first}."
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli import tray_menu as menu
-from vfsd.cli.errors import DISCONNECTED, SHARE_EXISTS, CallFailed, CliError, Exit, explain
+from vfsd.cli.errors import DISCONNECTED, SHARE_EXISTS, CallFailed, CliError, Exit, Unreachable, explain
 from vfsd.cli.objects import SHARE, kind_at, object_of
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.tray_desktop import RULES, Desktop, in_terminal
@@ -55,7 +55,12 @@ def tray(session: Session) -> int:
 async def _run(vfsd: Client, scope: Scope, ask: bool) -> int:
     from vfsd.cli.proxy import connect, owner_rule  # noqa: PLC0415  # slow to import, and --help needs none
 
-    desktop = await connect(Scope.USER)
+    try:
+        desktop = await connect(Scope.USER)
+    except Unreachable as error:
+        raise Unreachable(
+            str(error), "call it in the desktop's session, as the user whose desktop it is."
+        ) from None
     vfsd.asks = ask and scope is Scope.SYSTEM
     try:
         ended = asyncio.Event()
