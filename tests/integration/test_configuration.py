@@ -32,12 +32,11 @@ class Folders:
 
     def write(self, name: str, text: str | bytes, folder: int = 0) -> Path:
         path = self.all[folder] / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._vfsd.run("mkdir", "-p", str(path.parent))
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         self._made.append(path)
         if self._vfsd.scope == "user":
-            for made in (path, path.parent, path.parent.parent):
-                shutil.chown(made, self._vfsd.owner_uid)
+            shutil.chown(path, self._vfsd.owner_uid)
         return path
 
     def clear(self) -> None:

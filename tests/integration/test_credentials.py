@@ -174,7 +174,7 @@ async def test_what_does_not_fit_is_refused_before_anything_runs(
 
 async def test_configuration_files_have_credentials(vfsd: Vfsd, client: Client) -> None:
     file = vfsd.config / "machines/secretive.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    vfsd.run("mkdir", "-p", str(file.parent))
     try:
         file.write_text(
             f'builtin = true\ncredentials = {{ a = "{SECRET}" }}\n[credential_files]\ntoken = "/etc/hostname"\n'
