@@ -116,13 +116,22 @@ def find_interfaces() -> Path:
     raise FileNotFoundError(f"the interface files are in none of {', '.join(map(str, candidates))}")
 
 
+class NoBus(Exception):
+    """The bus can't be reached."""
+
+    def __init__(self, scope: Scope, why: Exception) -> None:
+        super().__init__(f"the {scope} bus can't be reached: {why}")
+
+
 class Service:
     """One running vfsd."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._connection = Connection(scope)
-        self._calls = Connection(scope)
+        try:
+            self._connection, self._calls = Connection(scope), Connection(scope)
+        except OSError as error:
+            raise NoBus(scope, error) from None
         """For what vfsd asks others: the answers don't wait in the bus behind all that vfsd is asked."""
         self._systemd = Systemd(self._calls)
         paths = Paths.of(scope)
@@ -141,12 +150,11 @@ class Service:
         self._refusals = Pace(count=1000, window=30.0)
 
     async def run(self) -> int:
-        """Serve until SIGTERM or the bus is gone; returns the exit code."""
+        """Serve until SIGTERM or the bus is gone; returns the exit code. :raise NoBus: there is none."""
         try:
             await asyncio.gather(self._connection.connect(), self._calls.connect())
         except (OSError, EOFError) as error:
-            print(f"vfsd: the {self._scope} bus can't be reached: {error}", file=sys.stderr)  # noqa: T201
-            return EXIT_NO_BUS
+            raise NoBus(self._scope, error) from None
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -309,7 +317,7 @@ def main() -> int:
         prog="vfsd",
         description="Serves virtio-fs shares and virtual machines on D-Bus; usually started by systemd.",
         epilog=(
-            f"Exit codes: 0 stopped on request; 1 failed; 2 wrong usage; {EXIT_NO_BUS} the bus is gone; "
+            f"Exit codes: 0 stopped on request; 1 failed; 2 wrong usage; {EXIT_NO_BUS} no bus; "
             f"{EXIT_NAME_TAKEN} another vfsd serves this bus."
         ),
     )
@@ -326,6 +334,9 @@ def _run(scope: Scope) -> int:
     log_to_journal()
     try:
         return asyncio.run(_serve(scope))
+    except NoBus as error:
+        print(f"vfsd: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_NO_BUS
     except (OSError, CallError, VfsdError) as error:
         print(f"vfsd: {error}", file=sys.stderr)  # noqa: T201
         return 1

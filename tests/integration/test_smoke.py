@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from tests.integration.harness import MACHINE, Client, Vfsd, until
@@ -30,3 +31,11 @@ async def test_a_guest_boots_and_writes_into_the_share(vfsd: Vfsd, client: Clien
 def ended(client: Client) -> list[tuple[str, str]]:
     seen = client.signals.seen
     return [(message.path, message.body[1]) for message in seen if message.member == "StateChanged"]
+
+
+def test_without_a_bus_it_says_so(vfsd: Vfsd) -> None:
+    variable = "DBUS_SYSTEM_BUS_ADDRESS" if vfsd.scope == "system" else "DBUS_SESSION_BUS_ADDRESS"
+    argv = vfsd.argv(["env", f"{variable}=unix:path=/nonexistent", "vfsd", vfsd.flag])
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert f"the {vfsd.scope} bus can't be reached: " in done.stderr
