@@ -21,7 +21,8 @@ SHARE_HELP = """\
 DIR[:MOUNTPOINT][:ro] is a directory of this host, where the guest mounts
 it, and ro to refuse all writes. Without MOUNTPOINT the guest's own
 configuration says where; the built-in guest mounts it below /mnt. A colon
-in a path is written \\:, a backslash before it or before another \\\\.
+in a path is written \\:, and a backslash that stands before a colon or a
+backslash \\\\.
 """
 
 
