@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vfsd import errors as domain
@@ -388,6 +389,14 @@ def test_shortened_in_the_middle(text: str, width: int) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_nothing_printed_moves_the_cursor(text: str) -> None:
     assert output.clean(text).isprintable()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("\x9b2J\x7f\x1b")
+def test_json_moves_no_cursor_either(text: str) -> None:
+    printed = output._json({"MountedAt": text})
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", printed)
+    assert json.loads(printed) == {"MountedAt": text}
 
 
 def test_a_piped_table_is_whole(capsys: pytest.CaptureFixture[str]) -> None:

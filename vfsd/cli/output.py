@@ -7,6 +7,7 @@ and whole, and costs no import of rich.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ELLIPSIS = "…"
 MIDDLE_MIN = 16
 """Characters of a path that are shown however narrow the terminal is."""
+_CONTROLS = re.compile("[\x7f-\x9f]")
 WHOLE_MAX = 18
 """Characters of a cell that are not cut; what lies behind the edge of a narrower terminal is not shown."""
 
@@ -70,13 +72,19 @@ def sentence(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON document, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_unicode()))
+    click.echo(_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON document on one line, at once."""
-    click.echo(json.dumps(value, ensure_ascii=not _is_unicode(), separators=(",", ":")))
+    click.echo(_json(value, separators=(",", ":")))
     sys.stdout.flush()
+
+
+def _json(value: Any, **layout: Any) -> str:
+    """JSON that commands no terminal: what a guest told may have control characters which JSON lets stand (ECMA-48)."""
+    text = json.dumps(value, ensure_ascii=not _is_unicode(), **layout)
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _is_unicode() -> bool:
