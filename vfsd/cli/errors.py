@@ -41,7 +41,7 @@ Exit codes:
   2    wrong usage
   4    there is no such share or machine
   5    vfsd can't be reached
-  125  "run --exec" failed; any other code of it is the command's own
+  125  "exec" or "run --exec" failed; any other code of theirs is the command's own
   130  interrupted (Ctrl-C)
 """
 

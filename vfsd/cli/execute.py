@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfsd.cli.errors import CliError
+from vfsd.cli.errors import CliError, Exit
 from vfsd.cli.objects import MACHINE
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.values import Options, Typed, own_words, parse_timespan
@@ -32,9 +32,10 @@ CALL_MARGIN = 10.0
 def execute(session: Session, name: str, command: tuple[str, ...], timeout: str) -> int:
     """Run COMMAND in the guest of the machine NAME, through its agent.
 
-    Its output comes when it has ended; its exit code is vfsctl's. Standard input is passed on, up to 1 MiB, unless
-    it is a terminal.
+    Its output comes when it has ended; its exit code is vfsctl's, and 125 if it was not run to its end. Standard
+    input is passed on, up to 1 MiB, unless it is a terminal.
     """
+    session.failure_code = Exit.RUN_FAILED
     usec = parse_timespan(timeout)
     options: Options = {"TimeoutUSec": Typed("t", usec)}
     if data := _standard_input():
