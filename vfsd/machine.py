@@ -148,7 +148,7 @@ class Machine(Adoption):
             if dbus_name not in LIMITS:
                 self._require_idle(f"set {dbus_name}")
             spec = self.spec.with_option(dbus_name, signature, value)
-            if self._context.supervisor.status(self.slice).runs:
+            if dbus_name in LIMITS and self._context.supervisor.status(self.slice).runs:
                 await self._context.limit(self.slice, dbus_name, spec, f'machine "{self.name}"')
             self._change(spec)
 

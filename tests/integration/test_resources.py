@@ -99,6 +99,19 @@ async def test_limits_change_while_a_machine_runs(vfsd: Vfsd, client: Client, fo
     assert systemds(vfsd, service)["MemoryMax"] == "infinity"
 
 
+async def test_a_slice_that_is_still_there_is_not_told_of_other_options(
+    vfsd: Vfsd, client: Client, folder: Path
+) -> None:
+    """systemd takes it away some time after the machine's end."""
+    path = await tiny_machine(client, folder)
+    vfsd.run("systemd-run", vfsd.flag, "--quiet", f"--slice={SLICE}", "--unit=vfsd-test-late", "sleep", "60")
+    try:
+        await client.call(path, PROPERTIES, "Set", "ssv", MACHINE, "CPUs", Variant("u", 2))
+        assert await client.get(path, MACHINE, "CPUs") == 2
+    finally:
+        vfsd.systemctl("stop", "vfsd-test-late.service", SLICE)
+
+
 async def test_limits_of_a_share_that_stands_alone(vfsd: Vfsd, client: Client, folder: Path) -> None:
     path = await client.create_share("src", folder, IOWeight=("t", 20))
     assert systemds(vfsd, "vfsd-share-src.service")["IOWeight"] == "20"
