@@ -95,6 +95,7 @@ def _configure(root: Path) -> None:
         (root / name).write_text(text)
     units = root / "etc/systemd/system"
     for unit in _MASKED:
+        (units / unit).unlink(missing_ok=True)  # the lab may have masked it, too
         (units / unit).symlink_to("/dev/null")
     (units / "multi-user.target.wants/ssh.service").symlink_to("/usr/lib/systemd/system/ssh.service")
     shutil.rmtree(root / "var/lib/systemd/linger")

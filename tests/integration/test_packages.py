@@ -29,7 +29,7 @@ i=0
 while sleep 0.05; do i=$((i+1)); echo $i; done
 """
 PASSED_OVER = re.compile(
-    r"/(home|proc|sys|dev|tmp|srv|usr/src|var/(log|tmp)|run/(log|udev|systemd|user/\d+/systemd)|var/lib/dpkg)/"
+    r"/(home|proc|sys|dev|tmp|srv|usr/src|var/(log|tmp)|run/(log|udev|systemd|user/\d+/systemd)|var/lib/(dpkg|vfsd-lab))/"
 )
 """What changes by itself, and what is the user's; the units and users that are there are compared besides."""
 
