@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.desktop.screen_reader import PROGRAM, Node, ScreenReader
 from tests.desktop.session import Session, screenshots
 from tests.integration.harness import wait_for
 
@@ -165,17 +166,17 @@ class GnomeShell:
         except ShellError as error:
             raise AssertionError(f"{self.texts()} and {self.notifications()}, not {text}") from error
 
-    def accessibles(self, application: str) -> list[tuple[str, str, list[int]]]:
-        """What a screen reader finds on the screen: role, name, place in the window."""
-        out = self.user.run("python3", str(Path(__file__).with_name("at_spi.py")), application)
-        return [(role, name, place) for role, name, is_shown, *place in json.loads(out) if is_shown]
+    def nodes(self, application: str) -> list[Node]:
+        """What a screen reader finds of an application; boxes are in the window, since none knows where it is."""
+        with ScreenReader(self.user.argv(["python3", PROGRAM, "window"])) as reader:
+            return reader.nodes(application)
 
-    def click_in_window(self, title: str, place: list[int]) -> None:
-        """Click on a thing in a window that is at a place in it."""
-        left, top, width, height = place
+    def click_in_window(self, title: str, node: Node) -> None:
+        """Click on a thing in a window."""
+        left, top = node.centre
         self.run(f"""
             const {{x, y}} = shell.window({json.dumps(title)}).get_frame_rect();
-            await shell.clickAt(x + {left + width / 2}, y + {top + height / 2});
+            await shell.clickAt(x + {left}, y + {top});
         """)
 
     def scale(self, factor: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.desktop.screen_reader import PROGRAM, Node, ScreenReader, Words, matching
 from tests.desktop.session import Session, screenshots
 from tests.integration.harness import TESTER, Vfsd
 
@@ -40,41 +40,6 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Node:
-    """One thing on the screen, as a screen reader knows it."""
-
-    depth: int
-    role: str
-    name: str
-    description: str
-    box: tuple[int, int, int, int]
-    states: tuple[str, ...]
-
-    @property
-    def centre(self) -> tuple[int, int]:
-        x, y, width, height = self.box
-        return x + width // 2, y + height // 2
-
-
-Words = str | re.Pattern[str]
-
-
-def matching(nodes: list[Node], name: Words, role: str = "", description: Words = "") -> list[Node]:
-    """Those of a name and role, whose description has these words; patterns are searched for."""
-
-    def fits(node: Node) -> bool:
-        same = node.name == name if isinstance(name, str) else bool(name.search(node.name))
-        told = (
-            description in node.description
-            if isinstance(description, str)
-            else bool(description.search(node.description))
-        )
-        return same and told and role in ("", node.role)
-
-    return [node for node in nodes if fits(node)]
-
-
 @dataclass
 class Plasma:
     """The session of the user tester, on an X server of its own."""
@@ -82,7 +47,7 @@ class Plasma:
     session: Session
     application: str = "plasmashell"
     """Whose windows are read."""
-    _reader: subprocess.Popen[str] | None = None
+    _reader: ScreenReader | None = None
 
     @property
     def user(self) -> Vfsd:
@@ -105,19 +70,12 @@ class Plasma:
         self.run("dbus-update-activation-environment", "--systemd", *assignments)
         self.user.systemctl("start", "plasma-kwin_x11.service")
         self.user.systemctl("start", SHELL_UNIT)
-        reader = Path(__file__).with_name("reader.py")
-        self._reader = subprocess.Popen(
-            self._argv("python3", str(reader)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._reader = ScreenReader(self._argv("python3", PROGRAM, "screen"))
         self.until(lambda: matching(self.nodes(), "Application Launcher"), "the panel is there", 30)
 
     def stop(self) -> None:
         if self._reader:
-            assert self._reader.stdin
-            assert self._reader.stdout
-            self._reader.stdin.close()
-            self._reader.stdout.close()
-            self._reader.wait(10)
+            self._reader.close()
         for unit in (SHELL_UNIT, "plasma-kwin_x11.service", "desktop-x11.service"):
             self.session.stop(unit)
         self.user.systemctl("unset-environment", *ENVIRONMENT)
@@ -164,11 +122,7 @@ class Plasma:
     def nodes(self) -> list[Node]:
         """All that is shown."""
         assert self._reader
-        assert self._reader.stdin
-        assert self._reader.stdout
-        print(self.application, file=self._reader.stdin, flush=True)
-        found: list[dict[str, Any]] = json.loads(self._reader.stdout.readline())
-        return [Node(**{**one, "box": tuple(one["box"]), "states": tuple(one["states"])}) for one in found]
+        return self._reader.nodes(self.application)
 
     def until(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
         """Wait until a condition holds, and return its value."""

@@ -1,6 +1,7 @@
 """What a screen reader is told: a program of its own, which runs in the desktop's session.
 
-It answers each line on standard input, the name of an application, with one line of JSON: all that is shown of it.
+It answers each line on standard input, the name of an application, with one line of JSON: all that is shown of it. Its
+argument says what places are counted from: "screen" or "window".
 """
 
 import json
@@ -28,7 +29,7 @@ UNTOUCHED = (
 TOLD = ("FOCUSED", "ENABLED", "CHECKED", "EXPANDED", "SELECTED", "PRESSED")
 
 
-def nodes(name: str) -> list[dict[str, Any]]:
+def nodes(name: str, coordinates: Any) -> list[dict[str, Any]]:
     """All that is shown of the applications of that name, in the order in which it is read."""
     found: list[dict[str, Any]] = []
     desktop = Atspi.get_desktop(0)
@@ -36,18 +37,18 @@ def nodes(name: str) -> list[dict[str, Any]]:
         application = desktop.get_child_at_index(index)
         if application is not None and application.get_name() == name:
             application.clear_cache()
-            _walk(application, 0, found)
+            _walk(application, 0, coordinates, found)
     return found
 
 
-def _walk(node: Any, depth: int, found: list[dict[str, Any]]) -> None:
+def _walk(node: Any, depth: int, coordinates: Any, found: list[dict[str, Any]]) -> None:
     try:
         states = node.get_state_set()
         if depth > 1 and not all(states.contains(state) for state in SHOWN):
             return
         if depth:
             role = node.get_role_name()
-            box = node.get_extents(Atspi.CoordType.SCREEN) if role not in UNTOUCHED else Atspi.Rect()
+            box = node.get_extents(coordinates) if role not in UNTOUCHED else Atspi.Rect()
             found.append(
                 {
                     "depth": depth,
@@ -63,14 +64,15 @@ def _walk(node: Any, depth: int, found: list[dict[str, Any]]) -> None:
         return
     for child in children:
         if child is not None:
-            _walk(child, depth + 1, found)
+            _walk(child, depth + 1, coordinates, found)
 
 
 def main() -> None:
     """Answer until standard input ends."""
     Atspi.init()
+    coordinates = getattr(Atspi.CoordType, sys.argv[1].upper())
     for line in sys.stdin:
-        print(json.dumps(nodes(line.strip())), flush=True)
+        print(json.dumps(nodes(line.strip(), coordinates)), flush=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_light_and_dark(gnome: GnomeShell, vfsd: Vfsd, folder: Path) -> None:
         assert {"Shut down “build”", "Restart “build”", "Show the log of “build”"} < set(names)
         assert len(names) == len(set(names)), names
         if scheme == "default":
-            read = {name for _, name, _ in gnome.accessibles("gnome-shell")}
+            read = {node.name for node in gnome.nodes("gnome-shell")}
             assert set(names) < read
             assert "Open the menu of machines" in read
         gnome.run("await shell.clickActor(shell.row('build')); shell.scrollUp();")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.desktop.gnome import SETTINGS, GnomeShell
+from tests.desktop.screen_reader import Node
 from tests.desktop.test_gnome import add_machine
 from tests.integration.conftest import kept_clean
 from tests.integration.harness import Client, Vfsd, wait_for
@@ -26,13 +27,13 @@ def becomes(gnome: GnomeShell, key: str, value: str) -> None:
     wait_for(lambda: setting(gnome, key) == value, f"{key} becomes {value}", 10)
 
 
-def offered(gnome: GnomeShell, name: str) -> dict[str, list[int]]:
-    """Where things are in the window, once one of them is there."""
-    found: dict[str, list[int]] = {}
+def offered(gnome: GnomeShell, name: str) -> dict[str, Node]:
+    """The things in the window, once one of them is there."""
+    found: dict[str, Node] = {}
 
     def is_there() -> bool:
-        for _, thing, place in gnome.accessibles(PROCESS):
-            found.setdefault(thing, place)  # a row comes before its parts, which have its name too
+        for node in gnome.nodes(PROCESS):
+            found.setdefault(node.name, node)  # a row comes before its parts, which have its name too
         return name in found
 
     wait_for(is_there, f"{name} is shown", 10)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from dbus_next import Variant
 
-from tests.desktop.kde import APPLET, Plasma, authenticating, matching
+from tests.desktop.kde import APPLET, Plasma, authenticating
+from tests.desktop.screen_reader import matching
 from tests.desktop.session import Session
 from tests.integration.conftest import kept_clean
 from tests.integration.harness import MACHINE, SHARE, Client, Vfsd
