@@ -64,6 +64,13 @@ class CallFailed(Exception):  # it says what happened
         self.message = message
 
 
+class BusGone(CallFailed):
+    """The connection to the bus ended."""
+
+    def __init__(self) -> None:
+        super().__init__(DISCONNECTED, "the bus closed the connection")
+
+
 class Unreachable(Exception):  # the same
     """There is no bus to talk to; the message says which and why."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfsd.cli.errors import ACCESS_DENIED, DISCONNECTED, INTERACTIVE_AUTHORIZATION_REQUIRED, CallFailed, Exit
+from vfsd.cli.errors import ACCESS_DENIED, INTERACTIVE_AUTHORIZATION_REQUIRED, BusGone, CallFailed, Exit
 from vfsd.cli.objects import object_of, property_text
 from vfsd.cli.output import clean, print_json_line, state_colour
 from vfsd.cli.session import Session, global_options, pass_session
@@ -51,7 +51,7 @@ async def _watch(client: Client, session: Session, name: str | None) -> int:
         if printer.done():  # it ends by itself only with an error: nobody reads what it prints
             printer.result()
     if not asked_to_end.is_set():
-        raise CallFailed(DISCONNECTED, "the bus closed the connection")
+        raise BusGone()
     return Exit.DONE
 
 

@@ -16,10 +16,10 @@ from dbus_next.signature import Variant
 from vfsd.cli import remote, terminal_agent
 from vfsd.cli.connection import BridgedBus, Bus, address
 from vfsd.cli.errors import (
-    DISCONNECTED,
     INVALID_ARGS,
     NO_REPLY,
     UNKNOWN_METHOD,
+    BusGone,
     CallFailed,
     CliError,
     Exit,
@@ -158,7 +158,7 @@ class Client:
         finally:
             answering.cancel()
         if answering.done() or self._end.done():
-            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+            raise BusGone()
         raise CallFailed(NO_REPLY, f"no answer within {within:.0f} seconds")
 
     async def manager(

@@ -16,7 +16,7 @@ import click
 from vfsd.cli import console
 from vfsd.cli.command import CommandOutput
 from vfsd.cli.console import End, first
-from vfsd.cli.errors import DISCONNECTED, NO_SUCH_MACHINE, WRONG_STATE, CallFailed, CliError, Exit
+from vfsd.cli.errors import NO_SUCH_MACHINE, WRONG_STATE, BusGone, CallFailed, CliError, Exit
 from vfsd.cli.journal import follow_console
 from vfsd.cli.objects import MACHINE, describe_step, object_of
 from vfsd.cli.output import clean
@@ -197,7 +197,7 @@ class Runner:
         finally:
             command_ended.cancel()
         if closed.done():
-            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+            raise BusGone()
         if shown.done() and shown.result() is not End.CLOSED:
             return Exit.INTERRUPTED if shown.result() is End.ESCAPED and self._plan.command else Exit.DONE
         await asyncio.wait({self._ended}, timeout=POWER_OFF_TIMEOUT)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli import resources, usage
-from vfsd.cli.errors import DISCONNECTED, CallFailed
+from vfsd.cli.errors import BusGone
 from vfsd.cli.objects import MACHINE, SHARE, object_of, state_text
 from vfsd.cli.output import Column, clean, plural, print_json_line, size, table_lines
 from vfsd.cli.progress import fit
@@ -141,7 +141,7 @@ class _Top:
                         if asked_to_end.is_set():
                             return
                         if done:
-                            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+                            raise BusGone()
                         if not queue.empty():
                             while not queue.empty():
                                 queue.get_nowait()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfsd.cli import tray_menu as menu
-from vfsd.cli.errors import DISCONNECTED, SHARE_EXISTS, CallFailed, CliError, Exit, Unreachable, explain
+from vfsd.cli.errors import SHARE_EXISTS, BusGone, CallFailed, CliError, Exit, Unreachable, explain
 from vfsd.cli.objects import SHARE, kind_at, object_of
 from vfsd.cli.session import Session, global_options, pass_session
 from vfsd.cli.tray_desktop import RULES, Desktop, in_terminal
@@ -76,7 +76,7 @@ async def _run(vfsd: Client, scope: Scope, ask: bool) -> int:
             work = [shown.follow_vfsd(of_vfsd), shown.follow_desktop(of_desktop)]
             await _until_first([*work, ended.wait(), vfsd.closed(), desktop.closed()], shown.tasks)
         if not ended.is_set():
-            raise CallFailed(DISCONNECTED, "the bus closed the connection")
+            raise BusGone()
     finally:
         desktop.close()
     return Exit.DONE
