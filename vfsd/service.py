@@ -129,10 +129,11 @@ class Service:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         try:
-            self._connection, self._calls = Connection(scope), Connection(scope)
+            self._connection = Connection(scope)
+            self._calls = Connection(scope)
+            """For what vfsd asks others: the answers don't wait in the bus behind all that vfsd is asked."""
         except OSError as error:
             raise NoBus(scope, error) from None
-        """For what vfsd asks others: the answers don't wait in the bus behind all that vfsd is asked."""
         self._systemd = Systemd(self._calls)
         paths = Paths.of(scope)
         self._journal = Journal(scope)

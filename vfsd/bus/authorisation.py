@@ -108,16 +108,10 @@ OPEN: Mapping[str, frozenset[str]] = {
             *("Name", "State", "Reason", "SocketUnit", "ServiceUnit", "Machine", "MountedAt", "GuestOptions"),
             *("Owner", "MainPID", "Restarts", "StateChangedUSec", "Persistent", "OpenFiles"),
             *("Tag", "MountPoint", "MountOptions", "ReadOnly", "Cache", "Writeback", "DirectIO", "XAttr"),
-            *(
-                "PosixACL",
-                "AnnounceSubmounts",
-                "AnnounceTag",
-                "InodeFileHandles",
-                "ThreadPoolSize",
-                "Sandbox",
-            ),
-            *("TranslateUID", "TranslateGID", "UIDMap", "GIDMap", "XAttrMap", "KillPriv", "SecurityLabel"),
-            *("AllowDeviceNodes", "AllowSetuid", "SocketGroup", "LogLevel", "LimitNOFILE", *_LIMITS),
+            *("PosixACL", "AnnounceSubmounts", "AnnounceTag", "InodeFileHandles", "ThreadPoolSize"),
+            *("Sandbox", "TranslateUID", "TranslateGID", "UIDMap", "GIDMap", "XAttrMap", "KillPriv"),
+            *("SecurityLabel", "AllowDeviceNodes", "AllowSetuid", "SocketGroup", "LogLevel", "LimitNOFILE"),
+            *_LIMITS,
         )
     ),
     MACHINE_INTERFACE: frozenset(
