@@ -20,5 +20,7 @@ Item {
         onRowsInserted: root.heard()
         onRowsRemoved: root.heard()
         onModelReset: root.heard()
+        // As many files as before, but others; or files of others, which nobody can tell apart from that.
+        onDataChanged: root.heard()
     }
 }
