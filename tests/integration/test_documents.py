@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.conftest import only_system, only_user
 from tests.integration.harness import Vfsd, wait_for
-from tests.integration.test_readme import PROJECT, Reader, blocks, missing
+from tests.integration.test_readme import PROJECT, Reader, blocks, fenced, missing
 from vfsd.config import load_machines
 from vfsd.names import Scope
 
@@ -80,7 +80,7 @@ def test_a_qemu_of_somebody_else_gets_a_share(vfsd: Vfsd, tmp_path: Path) -> Non
     try:
         for block in blocks(text):
             reader.run("\n".join(["set -e", *block.lines]))
-        [qemu] = re.findall(r"^```qemu\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        [qemu] = fenced(text, "qemu")
         reader.run(qemu.replace("…", boot))
         assert (folder / "answer").read_text() == "hello\n"
         wait_for(lambda: "State=listening" in reader.run("vfsctl share show recipe"), "it listens again")
@@ -90,9 +90,7 @@ def test_a_qemu_of_somebody_else_gets_a_share(vfsd: Vfsd, tmp_path: Path) -> Non
 
 
 def test_the_build_machine_of_the_recipes_is_taken(tmp_path: Path) -> None:
-    [text] = re.findall(
-        r"^```toml\n(.*?)^```$", RECIPES.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    [text] = fenced(RECIPES.read_text(encoding="utf-8"), "toml")
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines/builder.toml").write_text(text, encoding="utf-8")
     bad: list[str] = []

@@ -19,7 +19,7 @@ import pytest
 from tests.integration.conftest import only_system
 from tests.integration.harness import Vfsd, wait_for
 from tests.integration.test_documents import RECIPES, tiny_initrd
-from tests.integration.test_readme import Reader
+from tests.integration.test_readme import Reader, fenced
 from tests.integration.vfsctl import nothing_left, ok, vfsctl
 
 _UNITS = ("libvirtd.service", "libvirtd.socket", "libvirtd-admin.socket", "libvirtd-ro.socket",
@@ -100,8 +100,8 @@ def recipe_section() -> str:
 
 
 def block(language: str) -> str:
-    [text] = re.findall(rf"^```{language}\n(.*?)^```$", recipe_section(), re.MULTILINE | re.DOTALL)
-    return str(text)
+    [text] = fenced(recipe_section(), language)
+    return text
 
 
 def command(uri: str) -> str:

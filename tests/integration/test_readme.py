@@ -35,10 +35,15 @@ class Block:
     background: bool
 
 
-def section(heading: str) -> str:
-    """The text of README.md below a heading of the second level."""
-    parts = re.split(r"^## (.*)\n", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+def section(heading: str, document: Path = README) -> str:
+    """The text of a document below a heading of the second level."""
+    parts = re.split(r"^## (.*)\n", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))[heading]
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """What stands in the blocks of a language."""
+    return [match[2] for match in _FENCE.finditer(text) if match[1] == language]
 
 
 def blocks(text: str) -> list[Block]:
@@ -143,7 +148,7 @@ def test_the_readme_can_be_followed(vfsd: Vfsd, tmp_path: Path, heading: str) ->
 
 
 def test_the_definition_in_a_file_is_read(vfsd: Vfsd) -> None:
-    [text] = re.findall(r"^```toml\n(.*?)^```$", section("Definitions in files"), re.MULTILINE | re.DOTALL)
+    [text] = fenced(section("Definitions in files"), "toml")
     file = vfsd.config / "machines/build.toml"
     vfsd.run("mkdir", "-p", str(file.parent))
     try:

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import kept_clean
+from tests.integration.conftest import only_system
 from tests.integration.debian_guest import BOOT_TIMEOUT, SMALL, writable_tree
 from tests.integration.harness import MACHINE, Vfsd, wait_for
-from tests.integration.test_readme import PROJECT
+from tests.integration.test_documents import RECIPES
+from tests.integration.test_readme import fenced, section
 from tests.integration.vfsctl import Terminal, nothing_left, vfsctl
 from vfsd.guest import find_kernel
 
+pytestmark = only_system
+"""Nobody but root can serve a tree of root's."""
 PATH = "/org/vfsd1/machine/builder"
 SOURCE, BUILD = Path("/srv/src"), Path("/srv/build")
 CONFIGURE = """#!/bin/sh
@@ -28,13 +31,6 @@ MAKEFILE = """all: one two three four
 one two three four:
 \tsed "s/name/$@/" /src/template >$@
 """
-
-
-@pytest.fixture
-def vfsd() -> Iterator[Vfsd]:
-    """The system's: nobody but root can serve a tree of root's."""
-    with kept_clean("system") as service:
-        yield service
 
 
 @pytest.fixture
@@ -51,16 +47,9 @@ def sources() -> Iterator[None]:
         shutil.rmtree(folder)
 
 
-def recipe(heading: str, kind: str) -> list[str]:
-    """The blocks of a kind in the recipe below a heading."""
-    text = (PROJECT / "docs/recipes.md").read_text(encoding="utf-8")
-    [section] = re.findall(rf"^## {heading}$(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-    return re.findall(rf"^```{kind}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-
-
 def commands(heading: str) -> list[str]:
     """The commands in the recipe below a heading."""
-    [block] = recipe(heading, "console")
+    [block] = fenced(section(heading, RECIPES), "console")
     return block.replace("\\\n", "").removeprefix("$ ").rstrip().split("\n$ ")
 
 
@@ -95,7 +84,7 @@ def test_a_directory_as_root(vfsd: Vfsd) -> None:
 
 @pytest.mark.usefixtures("sources")
 def test_a_build_machine(vfsd: Vfsd) -> None:
-    [definition] = recipe("A build machine", "toml")
+    [definition] = fenced(section("A build machine", RECIPES), "toml")
     start, build = commands("A build machine")
     file = vfsd.config / "machines/builder.toml"
     with writable_tree() as root:
@@ -110,9 +99,9 @@ def test_a_build_machine(vfsd: Vfsd) -> None:
             failed = vfsctl(
                 vfsd, "exec", "builder", "sh", "-c", "cd /build && make five", timeout=BOOT_TIMEOUT
             )
-            vfsd.call(PATH, MACHINE, "Kill")  # a file that is closed is with the host, also with Writeback
         finally:
             file.unlink()
+            # a file that is closed is with the host, also with Writeback
             if vfsd.get(PATH, MACHINE, "State") not in ("stopped", "failed"):
                 vfsd.call(PATH, MACHINE, "Kill")
             vfsd.manager("Reload")
