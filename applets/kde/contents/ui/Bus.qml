@@ -177,18 +177,10 @@ Item {
         onLoaded: item.scope = root.scope
     }
 
-    // The model of a folder may miss the last of several changes that follow on each other.
-    Timer {
-        id: later
-        interval: 2000
-        onTriggered: root.refresh()
-    }
-
     Connections {
         target: units.item
         function onHeard() {
             soon.start();
-            later.restart();
         }
     }
 }

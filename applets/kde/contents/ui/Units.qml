@@ -13,14 +13,26 @@ Item {
 
     readonly property string runtime: scope === "system" ? "file:///run" : String(StandardPaths.writableLocation(StandardPaths.RuntimeLocation))
 
+    function changed() {
+        heard();
+        later.restart();
+    }
+
+    // The model may miss the last of several changes that follow on each other.
+    Timer {
+        id: later
+        interval: 2000
+        onTriggered: root.heard()
+    }
+
     FolderListModel {
         id: files
         folder: root.runtime + "/systemd/transient"
         nameFilters: ["vfsd-*"]
-        onRowsInserted: root.heard()
-        onRowsRemoved: root.heard()
-        onModelReset: root.heard()
+        onRowsInserted: root.changed()
+        onRowsRemoved: root.changed()
+        onModelReset: root.changed()
         // As many files as before, but others; or files of others, which nobody can tell apart from that.
-        onDataChanged: root.heard()
+        onDataChanged: root.changed()
     }
 }
